@@ -1,0 +1,118 @@
+# shellcheck shell=bash
+# What the scripts share: words for the user, packages of the host, and Debian packages
+# taken from a package list of our own. Sourced, not run.
+
+PATH=$PATH:/usr/sbin:/sbin
+top=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
+cache=$top/target/cache
+mkdir -p "$cache"
+
+# Everything meant for people goes to stderr; stdout belongs to the script's result.
+say() { printf '%s: %s\n' "${0##*/}" "$*" >&2; }
+die() { say "$@"; exit "${die_status:-1}"; }
+
+# The comment at the head of the script is its help.
+usage() { sed -n '2,/^[^#]/{ s/^# \{0,1\}//p }' "$0"; }
+
+as_root() {
+    if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi
+}
+
+host_apt_get() {
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=300 "$@" >&2
+}
+
+# need COMMAND=PACKAGE...: installs the packages of the commands that this host lacks.
+need() {
+    local pair missing=()
+    for pair; do
+        command -v "${pair%%=*}" >/dev/null || missing+=("${pair#*=}")
+    done
+    [ ${#missing[@]} -gt 0 ] || return 0
+    command -v apt-get >/dev/null || die "this host has no apt-get: install ${missing[*]} and run again"
+    if [ "$(id -u)" = 0 ]; then
+        say "installing ${missing[*]}"
+    else
+        command -v sudo >/dev/null || die "no sudo here: as root, apt-get install ${missing[*]}, and run again"
+        say "installing ${missing[*]} with sudo"
+    fi
+    host_apt_get install --no-install-recommends "${missing[@]}" >/dev/null 2>&1 && return
+    host_apt_get update || say "apt-get update had errors; trying to install anyway"
+    host_apt_get install --no-install-recommends "${missing[@]}" >/dev/null ||
+        die "could not install ${missing[*]}: mend apt, or install them yourself, and run again"
+}
+
+# locked FILE: holds FILE's lock until this process ends or calls `unlock`.
+locked() {
+    exec 9>"$1"
+    flock -n 9 || { say "waiting for another run that prepares the same"; flock 9; }
+}
+unlock() { exec 9>&-; }
+
+# The Debian archive this host's apt uses already, or $DEBIAN_MIRROR; fails when there is none.
+debian_mirror() {
+    [ -z "${DEBIAN_MIRROR:-}" ] || { echo "$DEBIAN_MIRROR"; return; }
+    command -v apt-get >/dev/null || return 1
+    local uri
+    uri=$(known_debian_archive)
+    if [ -z "$uri" ] && ! apt_lists_known; then
+        say "apt has no package lists yet: apt-get update"
+        host_apt_get update || true
+        uri=$(known_debian_archive)
+    fi
+    case $uri in
+    '') return 1 ;;
+    mirror+file:*) uri=$(awk '!/^#/ && NF { print $1; exit }' "${uri#mirror+file:}") ;;
+    esac
+    echo "${uri%/}"
+}
+known_debian_archive() {
+    apt-get indextargets --format '$(ORIGIN)|$(LABEL)|$(REPO_URI)' 'Created-By: Packages' |
+        awk -F'|' '$1 == "Debian" && $2 == "Debian" { print $3; exit }'
+}
+apt_lists_known() {
+    apt-get indextargets --format '$(ORIGIN)' 'Created-By: Packages' | grep -q .
+}
+
+# apt_from SUITE: makes the array `apt_options`, with which apt-get and apt-cache see only that
+# Debian suite, with lists and caches of their own; empty for SUITE `host`. The host's own
+# sources stay as they are, its proxy settings apply.
+apt_from() {
+    apt_options=()
+    [ "$1" != host ] || return 0
+    local root=$cache/apt/$1 keyring=/usr/share/keyrings/debian-archive-keyring.gpg mirror
+    [ -e "$keyring" ] || need "$keyring=debian-archive-keyring"
+    apt_options=(
+        -o "Dir::State=$root/state" -o "Dir::State::status=$root/status" -o "Dir::Cache=$root/cache"
+        -o "Dir::Etc::SourceList=$root/sources.list" -o Dir::Etc::SourceParts=/dev/null
+        -o Dir::Etc::Preferences=/dev/null -o Dir::Etc::PreferencesParts=/dev/null
+        -o APT::Architecture=amd64 -o Acquire::Languages=none
+        # The cache need not be readable for apt's own user.
+        -o "APT::Sandbox::User=$(id -un)"
+    )
+    [ ! -e "$root/complete" ] || return 0
+    mirror=$(debian_mirror) || return 1
+    mkdir -p "$root/state/lists/partial" "$root/cache/archives/partial"
+    : >"$root/status"
+    echo "deb [signed-by=$keyring] $mirror $1 main" >"$root/sources.list"
+    say "reading the package list of Debian $1"
+    apt-get -qq "${apt_options[@]}" update >&2 || return 1
+    : >"$root/complete"
+}
+
+# fetch SUITE DIR PACKAGE[=VERSION]...: downloads the .deb files into DIR, installs nothing.
+fetch() {
+    local suite=$1 dir=$2
+    shift 2
+    mkdir -p "$dir"
+    apt_from "$suite" || return 1
+    (cd "$dir" && apt-get -qq "${apt_options[@]}" download "$@" >&2) && return
+    say "not had with the package list at hand; reading it anew"
+    if [ "$suite" = host ]; then
+        host_apt_get update || true
+    else
+        rm -f "$cache/apt/$suite/complete"
+        apt_from "$suite" || return 1
+    fi
+    (cd "$dir" && apt-get -qq "${apt_options[@]}" download "$@" >&2)
+}
