@@ -74,14 +74,18 @@ apt_lists_known() {
     apt-get indextargets --format '$(ORIGIN)' 'Created-By: Packages' | grep -q .
 }
 
+# The keys that sign Debian's archive, in a file that Ubuntu has as a package too.
+keyring=/usr/share/keyrings/debian-archive-keyring.gpg
+need_keyring() { [ -e "$keyring" ] || need "$keyring=debian-archive-keyring"; }
+
 # apt_from SUITE: makes the array `apt_options`, with which apt-get and apt-cache see only that
 # Debian suite, with lists and caches of their own; empty for SUITE `host`. The host's own
 # sources stay as they are, its proxy settings apply.
 apt_from() {
     apt_options=()
     [ "$1" != host ] || return 0
-    local root=$cache/apt/$1 keyring=/usr/share/keyrings/debian-archive-keyring.gpg mirror
-    [ -e "$keyring" ] || need "$keyring=debian-archive-keyring"
+    local root=$cache/apt/$1 mirror
+    need_keyring
     apt_options=(
         -o "Dir::State=$root/state" -o "Dir::State::status=$root/status" -o "Dir::Cache=$root/cache"
         -o "Dir::Etc::SourceList=$root/sources.list" -o Dir::Etc::SourceParts=/dev/null
