@@ -79,28 +79,30 @@ keyring=/usr/share/keyrings/debian-archive-keyring.gpg
 need_keyring() { [ -e "$keyring" ] || need "$keyring=debian-archive-keyring"; }
 
 # apt_from SUITE: makes the array `apt_options`, with which apt-get and apt-cache see only that
-# Debian suite, with lists and caches of their own; empty for SUITE `host`. The host's own
+# Debian suite, with lists and caches of their own; for SUITE `host`, what the host's apt sees. The host's own
 # sources stay as they are, its proxy settings apply.
 apt_from() {
-    apt_options=()
+    # What is fetched goes into a cache that need not be open to apt's own user.
+    apt_options=(-o "APT::Sandbox::User=$(id -un)")
     [ "$1" != host ] || return 0
     local root=$cache/apt/$1 mirror
     need_keyring
-    apt_options=(
+    apt_options+=(
         -o "Dir::State=$root/state" -o "Dir::State::status=$root/status" -o "Dir::Cache=$root/cache"
         -o "Dir::Etc::SourceList=$root/sources.list" -o Dir::Etc::SourceParts=/dev/null
         -o Dir::Etc::Preferences=/dev/null -o Dir::Etc::PreferencesParts=/dev/null
         -o APT::Architecture=amd64 -o Acquire::Languages=none
-        # The cache need not be readable for apt's own user.
-        -o "APT::Sandbox::User=$(id -un)"
     )
     [ ! -e "$root/complete" ] || return 0
-    mirror=$(debian_mirror) || return 1
+    mirror=$(debian_mirror) || { say "apt here knows no Debian mirror"; return 1; }
     mkdir -p "$root/state/lists/partial" "$root/cache/archives/partial"
     : >"$root/status"
     echo "deb [signed-by=$keyring] $mirror $1 main" >"$root/sources.list"
     say "reading the package list of Debian $1"
-    apt-get -qq "${apt_options[@]}" update >&2 || return 1
+    apt-get -qq "${apt_options[@]}" -o APT::Update::Error-Mode=any update >"$root/log" 2>&1 || {
+        cat "$root/log" >&2
+        return 1
+    }
     : >"$root/complete"
 }
 
