@@ -68,7 +68,7 @@ debian_mirror() {
 }
 known_debian_archive() {
     apt-get indextargets --format '$(ORIGIN)|$(LABEL)|$(REPO_URI)' 'Created-By: Packages' |
-        awk -F'|' '$1 == "Debian" && $2 == "Debian" { print $3; exit }'
+        awk -F'|' '$1 == "Debian" && $2 == "Debian" && !seen++ { print $3 }'
 }
 apt_lists_known() {
     apt-get indextargets --format '$(ORIGIN)' 'Created-By: Packages' | grep -q .
@@ -79,8 +79,8 @@ keyring=/usr/share/keyrings/debian-archive-keyring.gpg
 need_keyring() { [ -e "$keyring" ] || need "$keyring=debian-archive-keyring"; }
 
 # apt_from SUITE: makes the array `apt_options`, with which apt-get and apt-cache see only that
-# Debian suite, with lists and caches of their own; for SUITE `host`, what the host's apt sees. The host's own
-# sources stay as they are, its proxy settings apply.
+# Debian suite, with lists and caches of their own; for SUITE `host`, what the host's apt sees.
+# The host's own sources stay as they are, its proxy settings apply.
 apt_from() {
     # What is fetched goes into a cache that need not be open to apt's own user.
     apt_options=(-o "APT::Sandbox::User=$(id -un)")
