@@ -1,3 +1,6 @@
-fn main() {
-    println!("Hello, world!");
-}
+//! armorer keeps the AppArmor profiles of a Kubernetes node equal to what the cluster wants.
+
+mod error;
+mod profile;
+
+fn main() {}
