@@ -20,6 +20,7 @@ pub(crate) struct Refusal {
 
 /// The kinds of refusal, stable words for machines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub(crate) enum RefusalKind {
     /// The file's name, or a profile name in it, is not allowed.
     Name,
