@@ -74,10 +74,20 @@ use settings::{Common, Env, Output, Pass, process_env};
 
 fn main() -> ExitCode {
     let arguments: Vec<OsString> = std::env::args_os().collect();
-    if arguments.get(1).is_some_and(|first| first == parser::CHILD) {
-        return parser::child(&arguments[2..]);
+    let words: Option<Vec<String>> = arguments
+        .iter()
+        .map(|argument| argument.to_str().map(str::to_owned))
+        .collect();
+    let Some(words) = words else {
+        eprintln!("armorer: the arguments {arguments:?} are not all UTF-8");
+        return Exit::Usage.into();
+    };
+    if let [_, first, rest @ ..] = words.as_slice()
+        && first == parser::CHILD
+    {
+        return parser::child(rest);
     }
-    let command = match command(&arguments) {
+    let command = match command(&words) {
         Ok(command) => command,
         Err(exit) => return exit,
     };
@@ -105,17 +115,8 @@ fn main() -> ExitCode {
 }
 
 /// The parsed command line, or how to exit: usage is 2, help and version are 0.
-fn command(arguments: &[OsString]) -> Result<Command, ExitCode> {
-    let mut words = Vec::with_capacity(arguments.len());
-    for argument in arguments {
-        match argument.to_str() {
-            Some(word) => words.push(word),
-            None => {
-                eprintln!("armorer: the argument {argument:?} is not UTF-8");
-                return Err(Exit::Usage.into());
-            }
-        }
-    }
+fn command(words: &[String]) -> Result<Command, ExitCode> {
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
     let rest = words.get(1..).unwrap_or_default();
     if matches!(rest.first(), Some(&("--version" | "-V"))) {
         println!("armorer {}", env!("CARGO_PKG_VERSION"));

@@ -11,6 +11,7 @@ use std::collections::VecDeque;
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, Write};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -106,6 +107,20 @@ impl Compiler {
             resources,
             launcher: vec!["/proc/self/exe".to_owned(), CHILD.to_owned()],
         })
+    }
+
+    /// How the files look that `environment` reads: another look is cheap, and tells when
+    /// `environment` must be asked anew.
+    pub(crate) fn mark(&self) -> String {
+        let mut mark = String::new();
+        for path in [self.program.as_path(), Path::new(CONFIG)] {
+            let look = fs::metadata(path).map_or_else(
+                |_| "none".to_owned(),
+                |m| format!("{} {} {}.{}", m.ino(), m.size(), m.mtime(), m.mtime_nsec()),
+            );
+            mark.push_str(&format!("{} {look}; ", path.display()));
+        }
+        mark
     }
 
     /// How many texts are compiled at once.

@@ -206,9 +206,9 @@ impl Digest {
         Self(hash.finalize().into())
     }
 
-    /// The first twelve digits, for tables.
-    pub(crate) fn short(&self) -> String {
-        self.to_string()[..12].to_owned()
+    /// The digest that `hash` has come to.
+    pub(crate) fn from_hash(hash: Sha256) -> Self {
+        Self(hash.finalize().into())
     }
 }
 

@@ -16,7 +16,7 @@ use crate::error::Error;
 use crate::includes::Includes;
 use crate::kernel::Kernel;
 use crate::parser::Compiler;
-use crate::plan::{Candidate, Decision, Policy, Verb};
+use crate::plan::{Candidate, Policy};
 use crate::profile::{Digest, Refusal, RefusalKind};
 use crate::report::{self, Report};
 use crate::settings::{Common, Pass as Settings, RemoveAfter};
@@ -61,10 +61,7 @@ fn run_locked(settings: &Settings, dry: bool, folder: &mut Folder) -> Result<Rep
     let mut state = folder.load()?;
     state.enter_boot(&kernel.boot_id()?);
     state.node.clone_from(&settings.node);
-    let mut found = Vec::new();
-    for source in &settings.sources {
-        found.extend(source::read(source, &settings.rules.limits)?);
-    }
+    let found = source::read(&settings.sources, &settings.rules.limits)?;
     let wish = Wish::new(found, &settings.rules);
     let compiler = Compiler::find(settings.compiler())?;
     let mut includes = Includes::new(settings.rules.base.clone());
@@ -380,14 +377,13 @@ impl Pass<'_> {
     }
 }
 
-/// Whether what was found in `found` came from `source`: a selector names many ConfigMaps.
+/// Whether what was found in `found` came from `source`: a folder has subfolders, and a selector
+/// names many ConfigMaps.
 fn covers(source: &str, found: &str) -> bool {
-    match source.split_once("?selector=") {
-        None => source == found,
-        Some((namespace, _)) => found
-            .strip_prefix(namespace)
-            .is_some_and(|rest| rest.starts_with('/')),
-    }
+    let top = source.split_once("?selector=").map_or(source, |(top, _)| top);
+    found
+        .strip_prefix(top.trim_end_matches('/'))
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 /// What a blob is compiled from.

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use crate::advice::advise;
+use crate::advice::{AdviceKind, advise};
 use crate::args;
 use crate::blob;
 use crate::error::{Error, Exit};
@@ -59,11 +59,8 @@ pub(crate) fn run(flags: &args::Check, common: &Common, env: Env) -> Result<Exit
     let strict = switch("strict", flags.strict, env)?;
     let rules = Rules::new(&flags.rules(), env)?;
     let compiler = Compiler::find(rules.compiler(common, false))?;
-    let mut found = Vec::new();
-    for path in &flags.paths {
-        found.extend(source::read(&Source::Directory(path.into()), &rules.limits)?);
-    }
-    let wish = Wish::new(found, &rules);
+    let sources: Vec<Source> = flags.paths.iter().map(|path| Source::Directory(path.into())).collect();
+    let wish = Wish::new(source::read(&sources, &rules.limits)?, &rules);
     let checked = wish.units.len() + wish.refused.len();
     let findings = check(&wish, &rules, &compiler);
     print(&findings, checked, output);
@@ -121,7 +118,7 @@ fn check(wish: &Wish, rules: &Rules, compiler: &Compiler) -> Vec<Finding> {
             path: path(&unit.source, unit.name.as_str()),
             profile: advice.profile.clone(),
             level: Level::Warning,
-            kind: advice.kind.to_string(),
+            kind: advice_word(advice.kind).to_owned(),
             line: None,
             message: advice.message,
         }));
@@ -139,6 +136,15 @@ fn error(wish: &Wish, name: &str, refusal: &Refusal) -> Finding {
         kind: kind.as_str().unwrap_or_default().to_owned(),
         line: line(&refusal.message, name),
         message: refusal.message.clone(),
+    }
+}
+
+/// The warning's kind as machines read it.
+const fn advice_word(kind: AdviceKind) -> &'static str {
+    match kind {
+        AdviceKind::NoSignal => "no-signal",
+        AdviceKind::NothingExecutable => "nothing-executable",
+        AdviceKind::NotDisconnected => "not-disconnected",
     }
 }
 

@@ -12,7 +12,7 @@ use crate::confined::{self, Scan};
 use crate::error::{Error, Exit};
 use crate::kernel::Kernel;
 use crate::plan::parent;
-use crate::profile::{Digest, Mode};
+use crate::profile::{Digest, Mode, ProfileName};
 use crate::report::{self, kind_word, table};
 use crate::settings::{Common, Env, Setting, deadline, rebase, switch};
 use crate::state::folder::Folder;
@@ -148,8 +148,10 @@ impl Seen {
         };
         let sets = state.sets.values();
         let names: BTreeSet<&str> = sets
-            .flat_map(|set| set.owned.keys().chain(set.profiles.keys().map(AsRef::as_ref)))
-            .map(String::as_str)
+            .flat_map(|set| {
+                let profiles = set.profiles.keys().map(ProfileName::as_str);
+                set.owned.keys().map(String::as_str).chain(profiles)
+            })
             .filter(|name| loaded.as_ref().is_some_and(|loaded| loaded.contains_key(*name)))
             .filter(|name| parent(name).is_none())
             .collect();
