@@ -117,10 +117,9 @@ fn complaint(name: &str, settings: &Settings, stderr: &str, status: i32) -> Stri
         }
         let mut message = format!("line {line}: {}", place.message.replace(TEXT, name));
         if message.contains("Could not open") {
-            message.push_str(&format!(
-                "; includes are looked for in {}, and must be readable for everybody",
-                settings.base.display()
-            ));
+            let base = settings.base.display();
+            message +=
+                &format!("; includes are looked for in {base}, and must be readable for everybody");
         }
         return message;
     }
