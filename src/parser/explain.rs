@@ -115,11 +115,12 @@ fn complaint(name: &str, settings: &Settings, stderr: &str, status: i32) -> Stri
                 "line {line} of the included file {file}: the compiler does not take it there"
             );
         }
-        let mut message = format!("line {line}: {}", place.message.replace(TEXT, name));
+        let message = format!("line {line}: {}", place.message.replace(TEXT, name));
         if message.contains("Could not open") {
             let base = settings.base.display();
-            message +=
-                &format!("; includes are looked for in {base}, and must be readable for everybody");
+            return format!(
+                "{message}; includes are looked for in {base}, and must be readable for everybody"
+            );
         }
         return message;
     }
