@@ -173,6 +173,8 @@ impl Grants {
         };
         match *first {
             "deny" => {}
+            // What abstractions/base gives to those with encrypted home folders.
+            path if path.contains("/.Private/") => {}
             "all" => {
                 self.signal = true;
                 self.execute = true;
@@ -297,6 +299,10 @@ mod tests {
             ),
             (
                 "profile custom.x flags=(attach_disconnected) { signal, include <abstractions/loop> }\n",
+                &[NothingExecutable],
+            ),
+            (
+                "profile custom.x flags=(attach_disconnected) { signal, owner @{HOME}/.Private/** mrixwlk, }\n",
                 &[NothingExecutable],
             ),
             (
