@@ -1,6 +1,6 @@
 //! Members, modes and attachments out of compiled policy. Pure.
 //!
-//! The format is the kernel's (security/apparmor/policy_unpack.c), little endian: a stream of
+//! The format is the kernel's (`security/apparmor/policy_unpack.c`), little endian: a stream of
 //! items, each a tag byte and a value, with an optional NAME item before it that names it. For
 //! each member: `version` (U32), optionally `namespace` (STRING), then a STRUCT `profile`.
 
@@ -96,12 +96,12 @@ struct Reader<'a> {
 impl<'a> Reader<'a> {
     fn member(&mut self) -> Read<Member> {
         let mut item = self.item()?;
-        let version = match item {
-            Item {
-                name: Some("version"),
-                value: Value::U32(version),
-            } => version,
-            _ => return Err("no version"),
+        let Item {
+            name: Some("version"),
+            value: Value::U32(version),
+        } = item
+        else {
+            return Err("no version");
         };
         item = self.item()?;
         let mut namespace = None;

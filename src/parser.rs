@@ -300,14 +300,13 @@ impl Running {
         if self.killed.is_some() {
             return Some(Ended::Stuck);
         }
-        match self.pid.map(|pid| kill_process_group(pid, Signal::KILL)) {
-            Some(Err(Errno::PERM)) => Some(Ended::NotAllowed),
-            _ => {
-                self.killed = Some(Ended::Timeout);
-                self.end_at = Instant::now() + GRACE;
-                None
-            }
+        let kill = self.pid.map(|pid| kill_process_group(pid, Signal::KILL));
+        if kill == Some(Err(Errno::PERM)) {
+            return Some(Ended::NotAllowed);
         }
+        self.killed = Some(Ended::Timeout);
+        self.end_at = Instant::now() + GRACE;
+        None
     }
 }
 

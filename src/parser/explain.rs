@@ -115,12 +115,12 @@ fn complaint(name: &str, settings: &Settings, stderr: &str, status: i32) -> Stri
                 "line {line} of the included file {file}: the compiler does not take it there"
             );
         }
-        let mut message = format!("line {line}: {}", place.message.replace(TEXT, name));
+        let message = format!("line {line}: {}", place.message.replace(TEXT, name));
         if message.contains("Could not open") {
-            message.push_str(&format!(
-                "; includes are looked for in {}, and must be readable for everybody",
-                settings.base.display()
-            ));
+            let base = settings.base.display();
+            return format!(
+                "{message}; includes are looked for in {base}, and must be readable for everybody"
+            );
         }
         return message;
     }

@@ -56,7 +56,7 @@ fn compile(compiler: &Compiler, texts: &[&str]) -> Results {
     let mut results = Vec::new();
     let deadline = Instant::now() + Duration::from_secs(60);
     compiler.compile(&texts, deadline, &mut |index, result| {
-        results.push((index, result))
+        results.push((index, result));
     });
     results
 }
@@ -350,7 +350,7 @@ fn a_killed_pass_leaves_no_compiler_behind() {
     fs::set_permissions(&folder, fs::Permissions::from_mode(0o777)).unwrap();
     let pid = folder.join("pid");
     let program = script(
-        "orphan",
+        "orphan.sh",
         &format!(
             "echo $$ >{0}.new; mv {0}.new {0}; exec sleep 1000",
             pid.display()
