@@ -156,8 +156,8 @@ impl<'a> Applier<'a> {
             return None;
         };
         let chance = kind == RefusalKind::CompileTimeout;
-        let stands = problem.key == Some(key)
-            && !(chance && self.now.since(&problem.since) >= try_again);
+        let stands =
+            problem.key == Some(key) && !(chance && self.now.since(&problem.since) >= try_again);
         stands.then(|| Refusal::new(kind, &problem.message))
     }
 
@@ -296,7 +296,11 @@ impl<'a> Applier<'a> {
 
     /// `candidate` is in force.
     pub(crate) fn keep(&mut self, candidate: Candidate) {
-        let loaded_at = self.set().profiles.get(&candidate.name).and_then(|r| r.loaded_at);
+        let loaded_at = self
+            .set()
+            .profiles
+            .get(&candidate.name)
+            .and_then(|r| r.loaded_at);
         self.record(candidate, loaded_at.is_none(), false);
     }
 
@@ -427,7 +431,9 @@ impl<'a> Applier<'a> {
         self.observed.loaded = self.kernel.profiles()?;
         let written = std::mem::take(&mut self.written);
         let names = written.iter().flat_map(|candidate| &candidate.members);
-        let names = names.map(|m| m.name.as_str()).filter(|name| parent(name).is_none());
+        let names = names
+            .map(|m| m.name.as_str())
+            .filter(|name| parent(name).is_none());
         let digests = self.kernel.digests(&names.collect());
         for candidate in &written {
             let wrong = candidate.members.iter().find_map(|member| {
@@ -447,7 +453,12 @@ impl<'a> Applier<'a> {
                 let message = format!(
                     "the kernel took it, but now {wrong}: somebody else loads profiles; the next pass looks again"
                 );
-                self.problem(candidate.name.as_str(), ProblemKind::Failed, Verb::Fail, message);
+                self.problem(
+                    candidate.name.as_str(),
+                    ProblemKind::Failed,
+                    Verb::Fail,
+                    message,
+                );
             }
         }
         self.observed.digests.extend(digests);
@@ -471,7 +482,10 @@ impl<'a> Applier<'a> {
         set.verifiable = verifiable;
         set.problems.clone_from(&problems);
         let report = Report {
-            quiet: !self.changes.iter().any(|change| change.action.writes() || change.action == Verb::Own),
+            quiet: !self
+                .changes
+                .iter()
+                .any(|change| change.action.writes() || change.action == Verb::Own),
             changes: std::mem::take(&mut self.changes),
             deferred: self.deferred,
             in_force: self.in_force.len(),

@@ -12,12 +12,6 @@ const DEPTH_LIMIT: usize = 16;
 /// In `version`: the member is loaded in complain mode whatever its flags say.
 const FORCE_COMPLAIN: u32 = 0x800;
 
-/// In the first number of `flags`.
-const FLAG_HAT: u32 = 1;
-
-/// In `path_flags`.
-const ATTACH_DISCONNECTED: u32 = 4;
-
 /// One profile, child or hat of a blob.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Member {
@@ -25,17 +19,12 @@ pub(crate) struct Member {
     pub(crate) namespace: Option<String>,
     /// The name in the kernel; a child's or hat's is `parent//child`.
     pub(crate) name: String,
-    /// It confines programs that are executed by unconfined processes. False for children: the
-    /// kernel tries them only where a rule of their parent says so (`cx`).
+    /// It confines programs that are executed by unconfined processes, or takes the place of a
+    /// profile of another name. Children never attach: the kernel tries them only where a rule
+    /// of their parent says so (`cx`).
     pub(crate) attaches: bool,
-    /// It takes the place of a profile of another name.
-    pub(crate) renames: bool,
     /// The mode it is loaded in.
     pub(crate) mode: Mode,
-    /// It is a hat (`change_hat`).
-    pub(crate) hat: bool,
-    /// Its flags hold `attach_disconnected`.
-    pub(crate) attach_disconnected: bool,
 }
 
 /// The members of `blob`, in its order.
@@ -138,7 +127,6 @@ impl<'a> Reader<'a> {
         }
         let mut attaches = name.starts_with('/');
         let mut renames = false;
-        let mut attach_disconnected = false;
         let mut flags = None;
         loop {
             let item = self.item()?;
@@ -150,26 +138,20 @@ impl<'a> Reader<'a> {
                 // What stands before the flags is the automaton of the attachment; after them,
                 // the one of the rules.
                 (Some("aadfa"), Value::Blob) if flags.is_none() => attaches = true,
-                (Some("path_flags"), Value::U32(bits)) => {
-                    attach_disconnected = bits & ATTACH_DISCONNECTED != 0;
-                }
                 _ => self.skip_inside(item.value)?,
             }
         }
-        let (hat, mode) = flags.ok_or("a profile without flags")?;
+        let mode = flags.ok_or("a profile without flags")?;
         Ok(Member {
             namespace,
             name: name.to_owned(),
-            attaches: attaches && !name.contains("//"),
-            renames,
+            attaches: renames || (attaches && !name.contains("//")),
             mode: if force_complain { Mode::Complain } else { mode },
-            hat,
-            attach_disconnected,
         })
     }
 
     /// Three numbers: bits, mode, audit.
-    fn flags(&mut self) -> Read<(bool, Mode)> {
+    fn flags(&mut self) -> Read<Mode> {
         let mut numbers = [0; 3];
         for number in &mut numbers {
             let Value::U32(value) = self.item()?.value else {
@@ -188,7 +170,7 @@ impl<'a> Reader<'a> {
             4 => Mode::Prompt,
             _ => return Err("an unknown mode"),
         };
-        Ok((numbers[0] & FLAG_HAT != 0, mode))
+        Ok(mode)
     }
 
     /// Goes on behind the end of what `opened`, if it opens anything.
@@ -300,15 +282,8 @@ mod tests {
 
     fn line(member: &Member) -> String {
         let mut line = format!("{} {}", member.name, member.mode);
-        for (is, word) in [
-            (member.attaches, " attaches"),
-            (member.renames, " renames"),
-            (member.hat, " hat"),
-            (member.attach_disconnected, " attach_disconnected"),
-        ] {
-            if is {
-                line.push_str(word);
-            }
+        if member.attaches {
+            line.push_str(" attaches");
         }
         if let Some(namespace) = &member.namespace {
             line.push_str(" in ");
@@ -320,18 +295,15 @@ mod tests {
     #[test]
     fn what_two_compilers_wrote_is_read() {
         let expected: &[(&str, &[&str])] = &[
-            (
-                "attachment",
-                &["custom.b enforce attaches attach_disconnected"],
-            ),
+            ("attachment", &["custom.b enforce attaches"]),
             ("complain", &["custom.f complain"]),
             (
                 "family",
                 &[
                     "custom.c enforce",
-                    "custom.c//hat enforce hat",
+                    "custom.c//hat enforce",
                     "custom.c//kid enforce",
-                    "custom.c//other enforce hat",
+                    "custom.c//other enforce",
                     "custom.d enforce",
                 ],
             ),

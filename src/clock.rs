@@ -74,14 +74,22 @@ const fn civil(days: u64) -> (u64, u64, u64) {
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let shifted = (5 * day_of_year + 2) / 153;
     let day = day_of_year - (153 * shifted + 2) / 5 + 1;
-    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
+    let month = if shifted < 10 {
+        shifted + 3
+    } else {
+        shifted - 9
+    };
     let year = year_of_era + era * 400 + if month <= 2 { 1 } else { 0 };
     (year, month, day)
 }
 
 /// Days since 1970-01-01 of a date (Howard Hinnant, `days_from_civil`).
 fn days_from_civil(year: u64, month: u64, day: u64) -> Option<u64> {
-    let year = if month <= 2 { year.checked_sub(1)? } else { year };
+    let year = if month <= 2 {
+        year.checked_sub(1)?
+    } else {
+        year
+    };
     let era = year / 400;
     let year_of_era = year % 400;
     let shifted = if month > 2 { month - 3 } else { month + 9 };
@@ -162,14 +170,24 @@ mod tests {
 
     #[test]
     fn what_is_no_time_is_refused() {
-        for text in ["", "Z", "2026-11-24", "2026-13-01T00:00:00Z", "1-1-1T0:0:0Z", "2026-11-24T25:00:00Z"] {
+        for text in [
+            "",
+            "Z",
+            "2026-11-24",
+            "2026-13-01T00:00:00Z",
+            "1-1-1T0:0:0Z",
+            "2026-11-24T25:00:00Z",
+        ] {
             assert_eq!(parse(text), None, "{text}");
         }
     }
 
     #[test]
     fn a_moment_in_the_future_counts_as_now() {
-        let stamp = |uptime| Stamp { at: Time(0), uptime };
+        let stamp = |uptime| Stamp {
+            at: Time(0),
+            uptime,
+        };
         assert_eq!(stamp(5).since(&stamp(9)), Duration::ZERO);
         assert_eq!(stamp(9).since(&stamp(5)), Duration::from_secs(4));
     }

@@ -73,12 +73,18 @@ pub(crate) fn in_words(users: &[&Confined]) -> Option<String> {
         return None;
     }
     let shown = users.iter().take(SHOWN);
-    let mut named: Vec<String> = shown.map(|user| format!("{} {}", user.pid, user.comm)).collect();
+    let mut named: Vec<String> = shown
+        .map(|user| format!("{} {}", user.pid, user.comm))
+        .collect();
     if users.len() > SHOWN {
         named.push("…".into());
     }
     let plural = if users.len() == 1 { "" } else { "es" };
-    Some(format!("{} process{plural} ({})", users.len(), named.join(", ")))
+    Some(format!(
+        "{} process{plural} ({})",
+        users.len(),
+        named.join(", ")
+    ))
 }
 
 /// Whether `label` holds `profile`. In a stack a profile of another policy namespace reads
@@ -156,8 +162,14 @@ fn mount_options(table: &str, place: &str) -> Option<String> {
         let point = point.replace("\\040", " ");
         let covers = point == "/"
             || place == point
-            || place.strip_prefix(&point).is_some_and(|rest| rest.starts_with('/'));
-        if covers && best.as_ref().is_none_or(|(length, _)| point.len() >= *length) {
+            || place
+                .strip_prefix(&point)
+                .is_some_and(|rest| rest.starts_with('/'));
+        if covers
+            && best
+                .as_ref()
+                .is_none_or(|(length, _)| point.len() >= *length)
+        {
             best = Some((point.len(), format!("{options},{own}")));
         }
     }
@@ -180,7 +192,13 @@ fn numbers(folder: BorrowedFd) -> rustix::io::Result<Vec<u32>> {
     let mut buffer = [MaybeUninit::uninit(); 8192];
     let mut entries = RawDir::new(folder, &mut buffer);
     while let Some(entry) = entries.next() {
-        numbers.extend(entry?.file_name().to_str().ok().and_then(|n| n.parse::<u32>().ok()));
+        numbers.extend(
+            entry?
+                .file_name()
+                .to_str()
+                .ok()
+                .and_then(|n| n.parse::<u32>().ok()),
+        );
     }
     Ok(numbers)
 }
@@ -227,7 +245,11 @@ fn look_at_threads(root: BorrowedFd, pid: u32, scan: &mut Scan) -> rustix::io::R
 
 impl Scan {
     fn see(&mut self, pid: u32, comm: &str, label: String) {
-        let known = self.confined.iter().rev().take_while(|confined| confined.pid == pid);
+        let known = self
+            .confined
+            .iter()
+            .rev()
+            .take_while(|confined| confined.pid == pid);
         if label != "unconfined" && !known.into_iter().any(|confined| confined.label == label) {
             self.confined.push(Confined {
                 pid,

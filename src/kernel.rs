@@ -46,8 +46,9 @@ impl Kernel {
     /// What tells this boot from any other.
     pub(crate) fn boot_id(&self) -> Result<String, Error> {
         let path = self.proc.join("sys/kernel/random/boot_id");
-        let id = fs::read_to_string(path)
-            .map_err(Error::io("tell which boot this is (is proc mounted, see --proc?)"))?;
+        let id = fs::read_to_string(path).map_err(Error::io(
+            "tell which boot this is (is proc mounted, see --proc?)",
+        ))?;
         Ok(id.trim().to_owned())
     }
 
@@ -62,7 +63,11 @@ impl Kernel {
         let mut text = [0; 32];
         // A second read would wait for the next change.
         let length = file.read(&mut text).ok()?;
-        std::str::from_utf8(&text[..length]).ok()?.trim().parse().ok()
+        std::str::from_utf8(&text[..length])
+            .ok()?
+            .trim()
+            .parse()
+            .ok()
     }
 
     /// Every profile that is loaded in the node's own policy namespace, children and hats too.
@@ -78,9 +83,8 @@ impl Kernel {
         let mut parts: Vec<Vec<u8>> = Vec::new();
         let tree = WalkDir::new(&folder).sort_by_file_name();
         for entry in tree {
-            let entry = entry.map_err(|error| {
-                Error::io("read the kernel's AppArmor features")(error.into())
-            })?;
+            let entry = entry
+                .map_err(|error| Error::io("read the kernel's AppArmor features")(error.into()))?;
             if entry.file_type().is_file() {
                 let name = entry.path().strip_prefix(&folder).unwrap_or(entry.path());
                 parts.push(name.as_os_str().as_encoded_bytes().to_vec());
@@ -136,7 +140,9 @@ impl Kernel {
     }
 
     fn write_once(&self, file: &str, bytes: &[u8]) -> io::Result<()> {
-        let mut file = std::fs::OpenOptions::new().write(true).open(self.policy(file))?;
+        let mut file = std::fs::OpenOptions::new()
+            .write(true)
+            .open(self.policy(file))?;
         loop {
             match file.write(bytes) {
                 Ok(written) if written == bytes.len() => return Ok(()),

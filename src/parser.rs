@@ -8,6 +8,7 @@ mod tests;
 
 use std::cmp::Reverse;
 use std::collections::VecDeque;
+use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, Write};
 use std::os::fd::OwnedFd;
@@ -118,14 +119,9 @@ impl Compiler {
                 |_| "none".to_owned(),
                 |m| format!("{} {} {}.{}", m.ino(), m.size(), m.mtime(), m.mtime_nsec()),
             );
-            mark.push_str(&format!("{} {look}; ", path.display()));
+            let _ = write!(mark, "{} {look}; ", path.display());
         }
         mark
-    }
-
-    /// How many texts are compiled at once.
-    pub(crate) fn jobs(&self) -> usize {
-        self.resources.jobs
     }
 
     /// The digest of what decides, besides text, includes and kernel, what a text becomes.

@@ -5,7 +5,7 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::clock::{Stamp, in_words};
-use crate::profile::{Digest, Mode, ProfileName};
+use crate::profile::{Digest, Mode, ProfileName, printable};
 use crate::state::{Member, Owned, Pending, Record, Set, State, Unwanted};
 
 /// So many repairs of one profile within `CONTEST_WINDOW`, and it is left alone for a while.
@@ -166,7 +166,7 @@ impl View<'_> {
                 reason: (*why).to_owned(),
                 repair: false,
             }),
-            (Some(difference), None) => self.write(candidate, difference),
+            (Some(difference), None) => self.write(candidate, &difference),
         }
     }
 
@@ -195,8 +195,7 @@ impl View<'_> {
         for name in top_level(&candidate.members) {
             let same = match self.observed.digests.get(name) {
                 Some(digest) => *digest == candidate.blob,
-                None => record
-                    .is_some_and(|r| r.blob == candidate.blob && r.loaded_at.is_some()),
+                None => record.is_some_and(|r| r.blob == candidate.blob && r.loaded_at.is_some()),
             };
             if !same {
                 return Some("replaced by somebody else".into());
@@ -205,7 +204,7 @@ impl View<'_> {
         None
     }
 
-    fn write(&self, candidate: &Candidate, difference: String) -> Decision {
+    fn write(&self, candidate: &Candidate, difference: &str) -> Decision {
         let name = candidate.name.as_str();
         let record = self.set.profiles.get(&candidate.name);
         let write = |intent, reason: &str, repair| {
@@ -216,7 +215,11 @@ impl View<'_> {
             })
         };
         let loaded = self.observed.loaded.contains_key(name);
-        let intent = if loaded { Pending::Replace } else { Pending::Load };
+        let intent = if loaded {
+            Pending::Replace
+        } else {
+            Pending::Load
+        };
         let Some(record) = record else {
             return write(intent, "new", false);
         };
@@ -239,7 +242,7 @@ impl View<'_> {
                 in_words(CONTEST_WINDOW)
             ));
         }
-        write(intent, &difference, true)
+        write(intent, difference, true)
     }
 
     fn recent_repairs(&self, repairs: &[Stamp]) -> usize {
@@ -453,11 +456,16 @@ impl Change {
 impl fmt::Display for Change {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let sign = self.action.sign();
-        write!(
-            f,
-            "{sign} {:<9} {}: {}",
-            self.action, self.profile, self.reason
-        )
+        write!(f, "{sign} {:<9} ", self.action)?;
+        f.write_str(&about(&self.profile, &self.reason))
+    }
+}
+
+/// `NAME: REASON`; a reason that begins with the name stands for itself.
+pub(crate) fn about(profile: &str, reason: &str) -> String {
+    match reason.strip_prefix(profile) {
+        Some(rest) if rest.starts_with([':', ' ']) => reason.to_owned(),
+        _ => format!("{}: {reason}", printable(profile)),
     }
 }
 

@@ -16,13 +16,13 @@ use crate::error::Error;
 use crate::includes::Includes;
 use crate::kernel::Kernel;
 use crate::parser::Compiler;
-use crate::plan::{Candidate, Policy};
-use crate::profile::{Digest, Refusal, RefusalKind};
+use crate::plan::{Candidate, Policy, parent};
+use crate::profile::{Digest, ProfileName, Refusal, RefusalKind};
 use crate::report::{self, Report};
 use crate::settings::{Common, Pass as Settings, RemoveAfter};
 use crate::source::{self, Source};
 use crate::state::folder::{Folder, Lock};
-use crate::state::{ProblemKind, State};
+use crate::state::{Member, ProblemKind, State};
 use crate::wanted::{self, Unit, Wish};
 
 /// A refusal that may have been chance (the compiler was killed or too slow) is tried again
@@ -180,7 +180,7 @@ impl Pass<'_> {
             };
             let key = key(unit, &closure, environment);
             closures.extend(closure);
-            if let Some(candidate) = self.recorded(applier, unit, key, &files) {
+            if let Some(candidate) = recorded(applier, unit, key, &files) {
                 stored.push(candidate);
             } else if let Some(refusal) = applier.known_refusal(name, key, TRY_AGAIN) {
                 applier.refuse(name, Some(key), &refusal);
@@ -188,13 +188,14 @@ impl Pass<'_> {
                 fresh.push((unit, key));
             }
         }
-        self.fall_back(applier, &files, &mut stored);
+        fall_back(applier, &files, &mut stored);
         let policy = self.policy();
         applier.claim(&stored, fresh.iter().map(|(unit, _)| &unit.name), &policy)?;
+        let established = further_profiles(&stored);
         for candidate in stored {
             applier.carry_out(&policy, candidate, None)?;
         }
-        self.compile(applier, &policy, &fresh, &files)?;
+        self.compile(applier, &policy, &fresh, &files, &established)?;
         applier.read_back()?;
         self.remove(applier, &policy, &files)?;
         let set = applier.set_mut();
@@ -203,34 +204,6 @@ impl Pass<'_> {
         set.parser_mark = Some(self.parser_mark.clone());
         set.includes = closures;
         Ok(())
-    }
-
-    /// The recorded version of `unit`, if it was compiled from the very same.
-    fn recorded(
-        &self,
-        applier: &Applier,
-        unit: &Unit,
-        key: Digest,
-        files: &BTreeSet<&str>,
-    ) -> Option<Candidate> {
-        let record = applier.set().profiles.get(&unit.name)?;
-        let same = record.key == key
-            && record.text == unit.digest
-            && wanted::check_intruder(&unit.name, &record.members, files).is_ok();
-        same.then(|| Candidate {
-            source: unit.source.clone(),
-            ..Candidate::recorded(&unit.name, record)
-        })
-    }
-
-    /// Keeps the last good version of what is refused in force.
-    fn fall_back(&self, applier: &Applier, files: &BTreeSet<&str>, stored: &mut Vec<Candidate>) {
-        for (name, record) in &applier.set().profiles {
-            let refused = files.contains(name.as_str()) && applier.is_refused(name.as_str());
-            if refused {
-                stored.push(Candidate::recorded(name, record));
-            }
-        }
     }
 
     fn policy(&self) -> Policy {
@@ -253,6 +226,7 @@ impl Pass<'_> {
         policy: &Policy,
         fresh: &[(&Unit, Digest)],
         files: &BTreeSet<&str>,
+        established: &BTreeMap<String, ProfileName>,
     ) -> Result<(), Error> {
         let texts: Vec<(&str, &str)> = fresh
             .iter()
@@ -262,29 +236,30 @@ impl Pass<'_> {
         let mut waiting: Vec<(Candidate, Vec<u8>)> = Vec::new();
         let mut failed = None;
         let mut refused = Vec::new();
-        self.compiler.compile(&texts, deadline, &mut |index, result| {
-            let (unit, key) = fresh[index];
-            if failed.is_some() {
-                return;
-            }
-            match result.and_then(|blob| self.candidate(unit, key, blob, files)) {
-                Ok((candidate, blob)) => {
-                    let further = |m: &crate::state::Member| crate::plan::parent(&m.name).is_none();
-                    let result = applier.store(&candidate, &unit.text, &blob);
-                    if candidate.members[1..].iter().any(further) {
-                        waiting.push((candidate, blob));
-                    } else {
-                        failed = result
-                            .and_then(|()| applier.carry_out(policy, candidate, Some(blob)))
-                            .err();
+        self.compiler
+            .compile(&texts, deadline, &mut |index, result| {
+                let (unit, key) = fresh[index];
+                if failed.is_some() {
+                    return;
+                }
+                match result.and_then(|blob| self.candidate(unit, key, blob, files)) {
+                    Ok((candidate, blob)) => {
+                        let further = |m: &Member| parent(&m.name).is_none();
+                        let result = applier.store(&candidate, &unit.text, &blob);
+                        if candidate.members[1..].iter().any(further) {
+                            waiting.push((candidate, blob));
+                        } else {
+                            failed = result
+                                .and_then(|()| applier.carry_out(policy, candidate, Some(blob)))
+                                .err();
+                        }
+                    }
+                    Err(refusal) => {
+                        applier.refuse(unit.name.as_str(), Some(key), &refusal);
+                        refused.push(unit);
                     }
                 }
-                Err(refusal) => {
-                    applier.refuse(unit.name.as_str(), Some(key), &refusal);
-                    refused.push(unit);
-                }
-            }
-        });
+            });
         if let Some(error) = failed {
             return Err(error);
         }
@@ -297,39 +272,31 @@ impl Pass<'_> {
         };
         for (candidate, blob) in waiting {
             let double = candidate.members.iter().find_map(|m| {
-                doubles.get(&m.name).map(|files| (m.name.clone(), files.join(" and ")))
+                let elsewhere = established
+                    .get(&m.name)
+                    .filter(|file| **file != candidate.name);
+                if let Some(file) = elsewhere {
+                    return Some((m.name.clone(), format!("{} and {file}", candidate.name)));
+                }
+                doubles
+                    .get(&m.name)
+                    .map(|files| (m.name.clone(), files.join(" and ")))
             });
             if let Some((name, files)) = double {
-                let message = format!(
-                    "{}: {name} is defined by {files}: keep one",
-                    candidate.name
-                );
+                let message = format!("{}: {name} is defined by {files}: keep one", candidate.name);
                 let refusal = Refusal::new(RefusalKind::Duplicate, message);
                 applier.refuse(candidate.name.as_str(), None, &refusal);
-                refused.extend(fresh.iter().map(|(u, _)| *u).find(|u| u.name == candidate.name));
+                refused.extend(
+                    fresh
+                        .iter()
+                        .map(|(u, _)| *u)
+                        .find(|u| u.name == candidate.name),
+                );
             } else {
                 applier.carry_out(policy, candidate, Some(blob))?;
             }
         }
-        self.keep_last_good(applier, policy, &refused)
-    }
-
-    /// What was refused by the compiler keeps its last good version, also after a reboot.
-    fn keep_last_good(
-        &self,
-        applier: &mut Applier,
-        policy: &Policy,
-        refused: &[&Unit],
-    ) -> Result<(), Error> {
-        for unit in refused {
-            let Some(record) = applier.set().profiles.get(&unit.name).cloned() else {
-                applier.release_claim(unit.name.as_str());
-                continue;
-            };
-            let candidate = Candidate::recorded(&unit.name, &record);
-            applier.carry_out(policy, candidate, None)?;
-        }
-        Ok(())
+        keep_last_good(applier, policy, &refused, files)
     }
 
     fn candidate(
@@ -365,7 +332,12 @@ impl Pass<'_> {
         policy: &Policy,
         files: &BTreeSet<&str>,
     ) -> Result<(), Error> {
-        let sources: Vec<String> = self.settings.sources.iter().map(Source::to_string).collect();
+        let sources: Vec<String> = self
+            .settings
+            .sources
+            .iter()
+            .map(Source::to_string)
+            .collect();
         let empty: Vec<&str> = sources
             .iter()
             .filter(|source| !self.wish.counts.keys().any(|found| covers(source, found)))
@@ -377,10 +349,69 @@ impl Pass<'_> {
     }
 }
 
+/// The recorded version of `unit`, if it was compiled from the very same.
+fn recorded(
+    applier: &Applier,
+    unit: &Unit,
+    key: Digest,
+    files: &BTreeSet<&str>,
+) -> Option<Candidate> {
+    let record = applier.set().profiles.get(&unit.name)?;
+    let same = record.key == key
+        && record.text == unit.digest
+        && wanted::check_intruder(&unit.name, &record.members, files).is_ok();
+    same.then(|| Candidate {
+        source: unit.source.clone(),
+        ..Candidate::recorded(&unit.name, record)
+    })
+}
+
+/// Keeps the last good version of what is refused in force, unless it takes the name of a file
+/// that came since.
+fn fall_back(applier: &Applier, files: &BTreeSet<&str>, stored: &mut Vec<Candidate>) {
+    for (name, record) in &applier.set().profiles {
+        let refused = files.contains(name.as_str()) && applier.is_refused(name.as_str());
+        if refused && wanted::check_intruder(name, &record.members, files).is_ok() {
+            stored.push(Candidate::recorded(name, record));
+        }
+    }
+}
+
+/// What was refused by the compiler keeps its last good version, also after a reboot.
+fn keep_last_good(
+    applier: &mut Applier,
+    policy: &Policy,
+    refused: &[&Unit],
+    files: &BTreeSet<&str>,
+) -> Result<(), Error> {
+    for unit in refused {
+        let Some(record) = applier.set().profiles.get(&unit.name).cloned() else {
+            applier.release_claim(unit.name.as_str());
+            continue;
+        };
+        if wanted::check_intruder(&unit.name, &record.members, files).is_ok() {
+            let candidate = Candidate::recorded(&unit.name, &record);
+            applier.carry_out(policy, candidate, None)?;
+        }
+    }
+    Ok(())
+}
+
+/// The profiles besides their own that the files of `candidates` define, each with its file.
+fn further_profiles(candidates: &[Candidate]) -> BTreeMap<String, ProfileName> {
+    let further = candidates.iter().flat_map(|candidate| {
+        let further = candidate.members.iter().skip(1);
+        further.map(|member| (member.name.clone(), candidate.name.clone()))
+    });
+    further.filter(|(name, _)| parent(name).is_none()).collect()
+}
+
 /// Whether what was found in `found` came from `source`: a folder has subfolders, and a selector
 /// names many ConfigMaps.
 fn covers(source: &str, found: &str) -> bool {
-    let top = source.split_once("?selector=").map_or(source, |(top, _)| top);
+    let top = source
+        .split_once("?selector=")
+        .map_or(source, |(top, _)| top);
     found
         .strip_prefix(top.trim_end_matches('/'))
         .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))

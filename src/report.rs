@@ -73,12 +73,17 @@ impl Report {
         serde_json::to_string_pretty(&document).expect("plain data")
     }
 
+    /// Whether anything stood in the way that was looked at now.
+    pub(crate) fn has_new_problems(&self) -> bool {
+        self.changes.iter().any(|change| change.action.is_problem())
+    }
+
     /// The changes, a line each, and their total.
     pub(crate) fn lines(&self) -> String {
-        let mut lines: String = self.changes.iter().map(|change| format!("{change}\n")).collect();
-        lines.push_str(&Total(&self.changes).to_string());
-        lines.push('\n');
-        lines
+        let mut lines: Vec<String> = self.changes.iter().map(ToString::to_string).collect();
+        lines.push(Total(&self.changes).to_string());
+        lines.push(String::new());
+        lines.join("\n")
     }
 
     /// How a plan ends: 1 where something is in the way; with `exit_code` 4 where a pass would
@@ -118,10 +123,19 @@ impl fmt::Display for Report {
             .cloned()
             .collect();
         if !done.is_empty() {
-            write!(f, "; done: {}", Total(&done).to_string().replace(" to ", " "))?;
+            write!(
+                f,
+                "; done: {}",
+                Total(&done).to_string().replace(" to ", " ")
+            )?;
         }
         if self.deferred > 0 {
-            write!(f, "; {} removal{} deferred", self.deferred, plural(self.deferred))?;
+            write!(
+                f,
+                "; {} removal{} deferred",
+                self.deferred,
+                plural(self.deferred)
+            )?;
         }
         if !self.problems.is_empty() {
             write!(f, "; in the way: {}", problems_in_words(&self.problems))?;
@@ -282,7 +296,9 @@ pub(crate) fn publish(folder: &Folder, state: &State) {
         let problems = set.problems.iter();
         let set = PublishedSet {
             profiles: profiles.collect(),
-            problems: problems.map(|(name, p)| (name.clone(), p.message.clone())).collect(),
+            problems: problems
+                .map(|(name, p)| (name.clone(), p.message.clone()))
+                .collect(),
         };
         (name.clone(), set)
     });

@@ -220,11 +220,8 @@ impl Rules {
         let limits = Limits {
             profile_bytes: Setting::new("max-profile-size", flags.max_profile_size.as_ref(), env)
                 .read(512 << 10, "a size such as 512KiB or 1MiB", size)?,
-            profiles: Setting::new("max-profiles", flags.max_profiles.as_ref(), env).number(
-                4096,
-                1,
-                1_000_000,
-            )?,
+            profiles: Setting::new("max-profiles", flags.max_profiles.as_ref(), env)
+                .number(4096, 1, 1_000_000)?,
         };
         // An empty prefix is a wish, so this one flag is looked at before the environment.
         let prefix = match &flags.prefix {
@@ -244,7 +241,12 @@ impl Rules {
             jobs: Setting::new("jobs", flags.jobs.as_ref(), env).read(
                 None,
                 "a whole number from 1 to 256",
-                |text| text.parse().ok().filter(|n| (1..=256).contains(n)).map(Some),
+                |text| {
+                    text.parse()
+                        .ok()
+                        .filter(|n| (1..=256).contains(n))
+                        .map(Some)
+                },
             )?,
             parser: Setting::new("parser", flags.parser.as_ref(), env).path(),
             base: Setting::new("base", flags.base.as_ref(), env)
@@ -413,7 +415,16 @@ mod tests {
         assert_eq!(seconds("0s"), Some(0));
         assert_eq!(seconds("0"), Some(0));
         assert_eq!(seconds("1d"), Some(86_400));
-        for wrong in ["", "15", "m", "-1s", "1.5h", "1w", "99999999999999999999s", "400d"] {
+        for wrong in [
+            "",
+            "15",
+            "m",
+            "-1s",
+            "1.5h",
+            "1w",
+            "99999999999999999999s",
+            "400d",
+        ] {
             assert_eq!(duration(wrong), None, "{wrong}");
         }
     }
@@ -441,7 +452,11 @@ mod tests {
     fn a_wrong_value_names_where_it_came_from() {
         let env = |name: &str| (name == "ARMORER_SET").then(|| "../x".to_owned());
         let error = Common::new(&CommonFlags::default(), &env).unwrap_err();
-        assert!(error.to_string().starts_with("ARMORER_SET is \"../x\": give"));
+        assert!(
+            error
+                .to_string()
+                .starts_with("ARMORER_SET is \"../x\": give")
+        );
         let flags = CommonFlags {
             set: Some("A".into()),
             ..CommonFlags::default()

@@ -94,7 +94,9 @@ pub(crate) struct Record {
 impl Record {
     /// The mode of the profile itself.
     pub(crate) fn mode(&self) -> Mode {
-        self.members.first().map_or(Mode::Unknown, |first| first.mode)
+        self.members
+            .first()
+            .map_or(Mode::Unknown, |first| first.mode)
     }
 }
 
@@ -274,9 +276,17 @@ mod tests {
 
     #[test]
     fn a_damaged_file_is_refused_with_the_way_out() {
-        for text in ["", "{", "[]", "{\"schema\":1,\"sets\":{\"x\":{\"profiles\":{\"../x\":{}}}}}"] {
+        for text in [
+            "",
+            "{",
+            "[]",
+            "{\"schema\":1,\"sets\":{\"x\":{\"profiles\":{\"../x\":{}}}}}",
+        ] {
             let error = State::parse(text.as_bytes()).unwrap_err();
-            assert!(error.to_string().contains("move state.json away"), "{error}");
+            assert!(
+                error.to_string().contains("move state.json away"),
+                "{error}"
+            );
         }
     }
 

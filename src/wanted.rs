@@ -66,7 +66,8 @@ impl Wish {
             for holder in &holders {
                 *wish.counts.entry(holder.clone()).or_default() += 1;
             }
-            wish.sources.extend(holders.into_iter().next().map(|first| (name, first)));
+            wish.sources
+                .extend(holders.into_iter().next().map(|first| (name, first)));
         }
         wish.units.sort_by(|a, b| a.name.cmp(&b.name));
         wish
@@ -226,7 +227,7 @@ fn check_member(file: &ProfileName, member: &blob::Member, rules: &Rules) -> Res
         );
     }
     let top_level = parent(name).is_none();
-    if top_level && (member.attaches || member.renames) && !rules.allow_attachment {
+    if top_level && member.attaches && !rules.allow_attachment {
         return refuse(
             RefusalKind::Attachment,
             format!(
@@ -262,7 +263,9 @@ pub(crate) fn check_intruder(
     members: &[Member],
     files: &BTreeSet<&str>,
 ) -> Result<(), Refusal> {
-    let intruder = members[1..].iter().find(|m| files.contains(m.name.as_str()));
+    let intruder = members[1..]
+        .iter()
+        .find(|m| files.contains(m.name.as_str()));
     match intruder {
         None => Ok(()),
         Some(member) => Err(Refusal::new(

@@ -54,7 +54,9 @@ impl Applier<'_> {
             };
             view.removals(&wanted, sources, &empty, &mut seen)
         };
-        let kept = removals.iter().any(|r| matches!(r.verdict, Verdict::Kept(_)));
+        let kept = removals
+            .iter()
+            .any(|r| matches!(r.verdict, Verdict::Kept(_)));
         self.remove_all(removals)?;
         if !kept {
             self.set_mut().sources = sources.to_vec();
@@ -107,7 +109,13 @@ impl Applier<'_> {
             match sighting(&scan, name) {
                 Sighting::InUse(users) => {
                     let last_seen_in_use = Some(self.now);
-                    self.note_clock(name, Unwanted { last_seen_in_use, ..clock });
+                    self.note_clock(
+                        name,
+                        Unwanted {
+                            last_seen_in_use,
+                            ..clock
+                        },
+                    );
                     Some(Verdict::Deferred(format!("in use by {users}")))
                 }
                 Sighting::Unknown(why) => Some(Verdict::Kept(why)),
@@ -133,7 +141,9 @@ impl Applier<'_> {
             Ok(()) => {
                 self.writes += 1;
                 self.state.counters.removes += 1;
-                self.observed.loaded.retain(|loaded, _| !is_within(loaded, name));
+                self.observed
+                    .loaded
+                    .retain(|loaded, _| !is_within(loaded, name));
                 self.forget_owned(name);
                 self.change(Change::new(name, Verb::Remove, why));
             }
@@ -214,7 +224,9 @@ impl Applier<'_> {
 
     /// A name's children go with it.
     fn forget_owned(&mut self, name: &str) {
-        self.set_mut().owned.retain(|owned, _| !is_within(owned, name));
+        self.set_mut()
+            .owned
+            .retain(|owned, _| !is_within(owned, name));
     }
 }
 

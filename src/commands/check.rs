@@ -44,7 +44,9 @@ enum Level {
 /// Checks every path; prints what was found.
 pub(crate) fn run(flags: &args::Check, common: &Common, env: Env) -> Result<Exit, Error> {
     if flags.paths.is_empty() {
-        return Err(Error::Usage("no path: armorer check FILE-OR-FOLDER...".into()));
+        return Err(Error::Usage(
+            "no path: armorer check FILE-OR-FOLDER...".into(),
+        ));
     }
     let output = Setting::new("output", flags.output.as_ref(), env).read(
         Output::Text,
@@ -59,7 +61,11 @@ pub(crate) fn run(flags: &args::Check, common: &Common, env: Env) -> Result<Exit
     let strict = switch("strict", flags.strict, env)?;
     let rules = Rules::new(&flags.rules(), env)?;
     let compiler = Compiler::find(rules.compiler(common, false))?;
-    let sources: Vec<Source> = flags.paths.iter().map(|path| Source::Directory(path.into())).collect();
+    let sources: Vec<Source> = flags
+        .paths
+        .iter()
+        .map(|path| Source::Directory(path.into()))
+        .collect();
     let wish = Wish::new(source::read(&sources, &rules.limits)?, &rules);
     let checked = wish.units.len() + wish.refused.len();
     let findings = check(&wish, &rules, &compiler);
@@ -102,17 +108,27 @@ fn check(wish: &Wish, rules: &Rules, compiler: &Compiler) -> Vec<Finding> {
     });
     let doubles = wanted::doubles(accepted.iter().map(|(name, members)| (name, &**members)));
     for (member, files) in doubles {
-        for file in files.iter().copied() {
+        for file in &files {
             let all: Vec<&str> = files.iter().map(|name| name.as_str()).collect();
-            let message = format!("{file}: {member} is defined by {}: keep one", all.join(" and "));
-            refusals.insert(file.to_string(), Refusal::new(RefusalKind::Duplicate, message));
+            let message = format!(
+                "{file}: {member} is defined by {}: keep one",
+                all.join(" and ")
+            );
+            refusals.insert(
+                file.to_string(),
+                Refusal::new(RefusalKind::Duplicate, message),
+            );
         }
     }
     let mut findings: Vec<Finding> = refusals
         .iter()
         .map(|(name, refusal)| error(wish, name, refusal))
         .collect();
-    for unit in wish.units.iter().filter(|unit| !refusals.contains_key(unit.name.as_str())) {
+    for unit in wish
+        .units
+        .iter()
+        .filter(|unit| !refusals.contains_key(unit.name.as_str()))
+    {
         let advice = advise(&unit.text, &mut |path| includes.text(path));
         findings.extend(advice.into_iter().map(|advice| Finding {
             path: path(&unit.source, unit.name.as_str()),
@@ -181,7 +197,9 @@ fn print(findings: &[Finding], checked: usize, output: Output) {
                     Level::Error => "error",
                     Level::Warning => "warning",
                 };
-                let line = finding.line.map_or_else(String::new, |line| format!(",line={line}"));
+                let line = finding
+                    .line
+                    .map_or_else(String::new, |line| format!(",line={line}"));
                 println!(
                     "::{level} file={}{line},title=armorer::{}",
                     escape_property(&finding.path),
@@ -204,7 +222,9 @@ fn print(findings: &[Finding], checked: usize, output: Output) {
 
 /// A workflow command's message.
 fn escape(text: &str) -> String {
-    text.replace('%', "%25").replace('\r', "%0D").replace('\n', "%0A")
+    text.replace('%', "%25")
+        .replace('\r', "%0D")
+        .replace('\n', "%0A")
 }
 
 /// A workflow command's property.

@@ -64,5 +64,8 @@ pub(crate) fn live(loop_heartbeat: &Path, poll_time: Duration) -> (Exit, String)
     if age > limit {
         return no(format!("the loop turned {} ago", in_words(age)));
     }
-    (Exit::Converged, format!("live: the loop turned {} ago", in_words(age)))
+    (
+        Exit::Converged,
+        format!("live: the loop turned {} ago", in_words(age)),
+    )
 }

@@ -32,8 +32,17 @@ pub(crate) fn run(flags: &args::Remove, common: &Common, env: Env) -> Result<Rep
     let _lock = folder.lock(lock_timeout(flags.lock_timeout.as_ref(), env)?)?;
     let mut state = folder.load()?;
     state.enter_boot(&kernel.boot_id()?);
-    let mut applier = Applier::new(&kernel, &mut folder, state, &common.set, false, Stamp::now())?;
-    applier.keep_refusals();
+    let mut applier = Applier::new(
+        &kernel,
+        &mut folder,
+        state,
+        &common.set,
+        false,
+        Stamp::now(),
+    )?;
+    if !flags.all {
+        applier.keep_refusals();
+    }
     let names: BTreeSet<String> = if flags.all {
         let owned = &applier.set().owned;
         let names = owned.keys().filter(|name| is_owned_top_level(name, owned));
@@ -49,15 +58,26 @@ pub(crate) fn run(flags: &args::Remove, common: &Common, env: Env) -> Result<Rep
     };
     applier.remove_named(&names, &policy, flags.force)?;
     let forgotten = |name: &&str| flags.all || names.contains(*name);
-    let records: Vec<String> = applier.set().profiles.keys().map(ToString::to_string).collect();
-    let kept = records.iter().map(String::as_str).filter(|name| !forgotten(name));
+    let records: Vec<String> = applier
+        .set()
+        .profiles
+        .keys()
+        .map(ToString::to_string)
+        .collect();
+    let kept = records
+        .iter()
+        .map(String::as_str)
+        .filter(|name| !forgotten(name));
     applier.forget_records(&kept.collect());
     applier.set_mut().wanted = None;
-    let mut report = applier.finish(None)?;
-    if report.deferred > 0 {
-        report.exit = Exit::Incomplete;
-    }
-    Ok(report)
+    let report = applier.finish(None)?;
+    let left = report.deferred > 0 || report.has_new_problems();
+    let exit = if left {
+        Exit::Incomplete
+    } else {
+        Exit::Converged
+    };
+    Ok(Report { exit, ..report })
 }
 
 impl Applier<'_> {

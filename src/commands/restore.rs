@@ -33,11 +33,13 @@ pub(crate) fn run(flags: &args::Restore, common: &Common, env: Env) -> Result<Re
     };
     for set in sets {
         let report = restore(&set, &kernel, &mut folder)?;
+        if report.has_new_problems() {
+            total.exit = Exit::Incomplete;
+        }
         total.changes.extend(report.changes);
         total.problems.extend(report.problems);
         total.in_force += report.in_force;
         total.quiet &= report.quiet;
-        total.exit = total.exit.max(report.exit);
     }
     Ok(total)
 }
@@ -90,6 +92,8 @@ fn checked(folder: &Folder, name: &ProfileName, record: &Record) -> Result<(), S
     if members.len() == record.members.len() && members.iter().all(allowed) {
         Ok(())
     } else {
-        Err(format!("the stored policy of {name} holds other names than recorded"))
+        Err(format!(
+            "the stored policy of {name} holds other names than recorded"
+        ))
     }
 }

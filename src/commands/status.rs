@@ -16,7 +16,7 @@ use crate::profile::{Digest, Mode, ProfileName};
 use crate::report::{self, kind_word, table};
 use crate::settings::{Common, Env, Setting, deadline, rebase, switch};
 use crate::state::folder::Folder;
-use crate::state::{ProblemKind, Set, State};
+use crate::state::{ProblemKind, Record, Set, State};
 
 /// One line of the table, one element of the JSON document.
 #[derive(Clone, Debug, Serialize)]
@@ -53,11 +53,10 @@ pub(crate) fn run(flags: &args::Status, common: &Common, env: Env) -> Result<Exi
         .or_env("POLL_TIME")
         .number(30, 1, 86_400)?;
     let poll_time = Duration::from_secs(poll_time);
-    let probe = Setting::new("probe", flags.probe.as_ref(), env).read(
-        None,
-        "ready or live",
-        |text| matches!(text, "ready" | "live").then(|| Some(text.to_owned())),
-    )?;
+    let probe =
+        Setting::new("probe", flags.probe.as_ref(), env).read(None, "ready or live", |text| {
+            matches!(text, "ready" | "live").then(|| Some(text.to_owned()))
+        })?;
     let folder = Folder::new(&common.state_dir);
     let (securityfs, proc) = (common.securityfs.clone(), common.proc.clone());
     let kernel = Kernel::new(&common.root, securityfs, proc);
@@ -118,8 +117,15 @@ fn show(
     } else {
         print!("{}", table::render(&overview, table::colours(env)));
     }
-    let clean = overview.profiles.iter().all(|row| row.error.is_none() && row.is_settled());
-    Ok(if clean { Exit::Converged } else { Exit::Incomplete })
+    let clean = overview
+        .profiles
+        .iter()
+        .all(|row| row.error.is_none() && row.is_settled());
+    Ok(if clean {
+        Exit::Converged
+    } else {
+        Exit::Incomplete
+    })
 }
 
 impl Row {
@@ -152,7 +158,11 @@ impl Seen {
                 let profiles = set.profiles.keys().map(ProfileName::as_str);
                 set.owned.keys().map(String::as_str).chain(profiles)
             })
-            .filter(|name| loaded.as_ref().is_some_and(|loaded| loaded.contains_key(*name)))
+            .filter(|name| {
+                loaded
+                    .as_ref()
+                    .is_some_and(|loaded| loaded.contains_key(*name))
+            })
             .filter(|name| parent(name).is_none())
             .collect();
         let digests = kernel.digests(&names);
@@ -192,7 +202,7 @@ impl Seen {
 fn rows(state: &State, seen: &Seen) -> Vec<Row> {
     let mut rows = Vec::new();
     for (set_name, set) in &state.sets {
-        let mut names: BTreeSet<&str> = set.profiles.keys().map(|name| name.as_str()).collect();
+        let mut names: BTreeSet<&str> = set.profiles.keys().map(ProfileName::as_str).collect();
         names.extend(set.problems.keys().map(String::as_str));
         let alone = |name: &&String| crate::plan::is_owned_top_level(name, &set.owned);
         names.extend(set.owned.keys().filter(alone).map(String::as_str));
@@ -203,12 +213,16 @@ fn rows(state: &State, seen: &Seen) -> Vec<Row> {
 
 fn row(set_name: &str, set: &Set, name: &str, seen: &Seen) -> Row {
     let record = set.profiles.get(name);
-    let mode = seen.loaded.as_ref().and_then(|loaded| loaded.get(name)).copied();
+    let mode = seen
+        .loaded
+        .as_ref()
+        .and_then(|loaded| loaded.get(name))
+        .copied();
     let loaded = seen.digests.get(name).copied();
     let wanted = record.map(|record| record.blob);
     let problem = set.problems.get(name);
     let unwanted = set.owned.get(name).and_then(|owned| owned.unwanted);
-    let expected = record.filter(|r| r.loaded_at.is_some()).map(|record| record.mode());
+    let expected = record.filter(|r| r.loaded_at.is_some()).map(Record::mode);
     let state = match (problem, unwanted) {
         (Some(problem), _) if problem.kind != ProblemKind::Kept => kind_word(problem.kind).into(),
         (_, Some(_)) => "unwanted".into(),

@@ -55,8 +55,8 @@ pub(crate) fn run(flags: &args::Wait, common: &Common, env: Env) -> Result<(Exit
             "--mode needs --from kernel or --from state: a process cannot ask for it without rights".into(),
         ));
     }
-    let timeout = Setting::new("timeout", flags.timeout.as_ref(), env)
-        .duration(Duration::from_secs(300))?;
+    let timeout =
+        Setting::new("timeout", flags.timeout.as_ref(), env).duration(Duration::from_secs(300))?;
     let default = match from {
         From::Itself => SELF_INTERVAL,
         _ => Duration::from_secs(1),
@@ -168,7 +168,10 @@ fn from_state(names: &[String], mode: Option<Mode>, common: &Common) -> Result<V
         Err(error) => return Err(Error::io("read this node's status (--state-dir)")(error)),
     };
     let status: Published = serde_json::from_slice(&text).map_err(|error| {
-        Error::State(format!("{} is no status of armorer: {error}", path.display()))
+        Error::State(format!(
+            "{} is no status of armorer: {error}",
+            path.display()
+        ))
     })?;
     let (securityfs, proc) = (common.securityfs.clone(), common.proc.clone());
     if status.boot_id != Kernel::new(&common.root, securityfs, proc).boot_id()? {
@@ -192,7 +195,10 @@ fn from_state(names: &[String], mode: Option<Mode>, common: &Common) -> Result<V
 /// Asks the kernel, with no right, whether `name` is loaded: it lets a process ask whether it
 /// might change to that profile, and answers ENOENT where there is none.
 fn is_loaded(name: &str) -> Result<bool, Error> {
-    const PLACES: [&str; 2] = ["/proc/self/attr/apparmor/current", "/proc/self/attr/current"];
+    const PLACES: [&str; 2] = [
+        "/proc/self/attr/apparmor/current",
+        "/proc/self/attr/current",
+    ];
     let place = PLACES.iter().find(|place| Path::new(place).exists());
     let place = place.unwrap_or(&PLACES[1]);
     let asked = fs::OpenOptions::new()

@@ -51,7 +51,11 @@ impl Kernel {
     /// This process's own files of proc; those of `--proc` are for other process numbers.
     fn own(&self, file: &str) -> PathBuf {
         let here = self.root.join("proc/self");
-        let base = if here.is_dir() { here } else { "/proc/self".into() };
+        let base = if here.is_dir() {
+            here
+        } else {
+            "/proc/self".into()
+        };
         base.join(file)
     }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::clock::{Time, in_words};
 use crate::commands::status::{Overview, Row};
+use crate::plan::about;
 use crate::profile::printable;
 use crate::settings::Env;
 
@@ -32,7 +33,7 @@ pub(crate) fn render(overview: &Overview, colours: bool) -> String {
     }
     for row in &overview.profiles {
         if let Some(error) = &row.error {
-            let _ = writeln!(text, "{}: {}", printable(&row.profile), printable(error));
+            let _ = writeln!(text, "{}", about(&row.profile, error));
         }
     }
     for note in &overview.notes {

@@ -141,7 +141,11 @@ impl Folder {
     }
 
     /// Stores a text and what came of it. Call `sync_policy` before the state names them.
-    pub(crate) fn store(&self, text: (Digest, &str), blob: Option<(Digest, &[u8])>) -> Result<(), Error> {
+    pub(crate) fn store(
+        &self,
+        text: (Digest, &str),
+        blob: Option<(Digest, &[u8])>,
+    ) -> Result<(), Error> {
         let stored = || -> io::Result<()> {
             let folder = self.path.join("policy");
             if !folder.is_dir() {
@@ -311,8 +315,17 @@ mod tests {
         state.enter_boot("x");
         folder.save(&state).unwrap();
         assert_eq!(Folder::new(&path).load().unwrap(), state);
-        let mode = |name| std::fs::metadata(path.join(name)).unwrap().permissions().mode() & 0o777;
-        assert_eq!([mode(""), mode("state.json"), mode("lock")], [0o700, 0o600, 0o600]);
+        let mode = |name| {
+            std::fs::metadata(path.join(name))
+                .unwrap()
+                .permissions()
+                .mode()
+                & 0o777
+        };
+        assert_eq!(
+            [mode(""), mode("state.json"), mode("lock")],
+            [0o700, 0o600, 0o600]
+        );
         std::fs::remove_dir_all(path).unwrap();
     }
 
