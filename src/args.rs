@@ -38,7 +38,7 @@ pub(crate) enum Command {
     Status(Status),
     Check(Check),
     Restore(Restore),
-    Remove(Remove),
+    Remove(Removal),
 }
 
 /// Gives a subcommand the options that all have, and, with `+ pass`, those of a pass.
@@ -338,7 +338,7 @@ subcommand! {
 subcommand! {
     /// Remove profiles that the set owns and nobody uses, for an uninstall.
     #[argh(subcommand, name = "remove")]
-    struct Remove {
+    struct Removal {
         /// the profiles
         #[argh(positional, arg_name = "NAME")]
         pub(crate) names: Vec<String>,

@@ -15,7 +15,7 @@ use crate::state::ProblemKind;
 use crate::state::folder::Folder;
 
 /// Removes the named profiles, or with `--all` everything that the set owns.
-pub(crate) fn run(flags: &args::Remove, common: &Common, env: Env) -> Result<Report, Error> {
+pub(crate) fn run(flags: &args::Removal, common: &Common, env: Env) -> Result<Report, Error> {
     if flags.names.is_empty() != flags.all {
         return Err(Error::Usage(
             "name the profiles to remove, or give --all".into(),
