@@ -116,18 +116,17 @@ impl Report {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {} in force", self.result(), profiles(self.in_force))?;
-        let done: Vec<Change> = self
-            .changes
-            .iter()
-            .filter(|change| change.action.writes() || change.action == Verb::Own)
-            .cloned()
-            .collect();
-        if !done.is_empty() {
-            write!(
-                f,
-                "; done: {}",
-                Total(&done).to_string().replace(" to ", " ")
-            )?;
+        for (verb, word) in [
+            (Verb::Load, "loaded"),
+            (Verb::Replace, "replaced"),
+            (Verb::Own, "found loaded"),
+            (Verb::Remove, "removed"),
+        ] {
+            let done = self.changes.iter().filter(|change| change.action == verb);
+            match done.count() {
+                0 => {}
+                count => write!(f, "; {count} {word}")?,
+            }
         }
         if self.deferred > 0 {
             write!(
