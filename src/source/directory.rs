@@ -201,7 +201,7 @@ impl Reading<'_> {
             volume: dated.is_some(),
             ..folder
         })?;
-        if true {
+        if self::dated(folder)? == dated {
             Ok(())
         } else {
             Err(changed(folder.shown))

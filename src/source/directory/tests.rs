@@ -325,8 +325,16 @@ fn read_during(
     change: impl Fn(usize) + Sync,
     check: impl Fn(Vec<RawProfile>),
 ) {
+    /// Ends the change also when a check fails, which would wait for it else.
+    struct Stop<'a>(&'a AtomicBool);
+    impl Drop for Stop<'_> {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
+        let _stop = Stop(&stop);
         scope.spawn(|| {
             let mut n = 0;
             while !stop.load(Ordering::Relaxed) {
@@ -344,7 +352,6 @@ fn read_during(
                 break;
             }
         }
-        stop.store(true, Ordering::Relaxed);
         assert_eq!(read, wanted, "too few readings succeeded");
     });
 }
