@@ -174,7 +174,7 @@ fn text(bytes: Vec<u8>) -> Result<String, Refusal> {
 fn too_large(limit: u64) -> Refusal {
     Refusal::new(
         RefusalKind::Limit,
-        format!("larger than {limit} bytes: raise --max-profile-bytes, or split the profile"),
+        format!("larger than {limit} bytes: raise --max-profile-size, or split the profile"),
     )
 }
 
