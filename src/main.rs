@@ -2,5 +2,6 @@
 
 mod error;
 mod profile;
+mod source;
 
 fn main() {}
