@@ -20,6 +20,7 @@ pub(crate) struct Refusal {
 
 /// The kinds of refusal, stable words for machines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub(crate) enum RefusalKind {
     /// The file's name, or a profile name in it, is not allowed.
     Name,
@@ -205,9 +206,9 @@ impl Digest {
         Self(hash.finalize().into())
     }
 
-    /// The first twelve digits, for tables.
-    pub(crate) fn short(&self) -> String {
-        self.to_string()[..12].to_owned()
+    /// The digest that `hash` has come to.
+    pub(crate) fn from_hash(hash: Sha256) -> Self {
+        Self(hash.finalize().into())
     }
 }
 

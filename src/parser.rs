@@ -1,0 +1,363 @@
+//! `apparmor_parser`: text in, compiled policy out. The only module that starts a process.
+
+mod child;
+mod explain;
+mod resources;
+#[cfg(test)]
+mod tests;
+
+use std::cmp::Reverse;
+use std::collections::VecDeque;
+use std::fmt::Write as _;
+use std::fs::{self, File};
+use std::io::{self, Read, Seek, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
+
+use crate::error::Error;
+use crate::profile::{Digest, Refusal, RefusalKind};
+
+pub(crate) use child::child;
+use explain::{Ended, explain};
+use resources::Resources;
+
+/// The hidden subcommand that [`child`] carries out.
+pub(crate) const CHILD: &str = "compile-child";
+
+/// Where the compiler finds the text. By this path, and not by its standard input, since it tells
+/// the line of an included file from a line of the text only where the text has a path.
+const TEXT: &str = "/proc/self/fd/0";
+
+const CONFIG: &str = "/etc/apparmor/parser.conf";
+const FOLDERS: [&str; 5] = ["/sbin", "/usr/sbin", "/bin", "/usr/bin", "/usr/local/sbin"];
+
+/// How long a killed compiler may take to end, and how long a poll without pidfd sleeps.
+const GRACE: Duration = Duration::from_secs(5);
+const NAP: Duration = Duration::from_millis(10);
+
+/// Of what the compiler says, this many bytes are read.
+const STDERR_LIMIT: u64 = 64 * 1024;
+
+/// What the user may set.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    /// The compiler; none: where distributions put it.
+    pub(crate) program: Option<PathBuf>,
+    /// The folder that includes are relative to.
+    pub(crate) base: PathBuf,
+    /// Where securityfs is mounted; the kernel's features are read there.
+    pub(crate) securityfs: PathBuf,
+    /// The wall-clock time one text may take.
+    pub(crate) timeout: Duration,
+    /// How many texts are compiled at once; none: as many as processors and memory allow.
+    pub(crate) jobs: Option<usize>,
+    /// Compile everything in complain mode.
+    pub(crate) complain: bool,
+    /// The most bytes of compiled policy one text may become.
+    pub(crate) max_blob: u64,
+}
+
+/// A compiler that was found, and how it is called.
+#[derive(Clone, Debug)]
+pub(crate) struct Compiler {
+    program: PathBuf,
+    settings: Settings,
+    resources: Resources,
+    /// The program and first arguments that end up in [`child`].
+    launcher: Vec<String>,
+}
+
+impl Compiler {
+    /// Finds the compiler.
+    ///
+    /// # Errors
+    /// [`Error::Node`] where there is none.
+    pub(crate) fn find(settings: Settings) -> Result<Self, Error> {
+        let program = match &settings.program {
+            Some(path) if path.is_file() => path.clone(),
+            Some(path) => {
+                return Err(Error::Node(format!(
+                    "there is no compiler at {}: correct --parser",
+                    path.display()
+                )));
+            }
+            None => FOLDERS
+                .iter()
+                .map(|folder| Path::new(folder).join("apparmor_parser"))
+                .find(|path| path.is_file())
+                .ok_or_else(|| {
+                    Error::Node(format!(
+                        "there is no apparmor_parser in {}: install the package apparmor, or name the program with --parser",
+                        FOLDERS.join(", ")
+                    ))
+                })?,
+        };
+        let resources = Resources::here(settings.jobs, settings.max_blob);
+        Ok(Self {
+            program,
+            settings,
+            resources,
+            launcher: vec!["/proc/self/exe".to_owned(), CHILD.to_owned()],
+        })
+    }
+
+    /// How the files look that `environment` reads: another look is cheap, and tells when
+    /// `environment` must be asked anew.
+    pub(crate) fn mark(&self) -> String {
+        let mut mark = String::new();
+        for path in [self.program.as_path(), Path::new(CONFIG)] {
+            let look = fs::metadata(path).map_or_else(
+                |_| "none".to_owned(),
+                |m| format!("{} {} {}.{}", m.ino(), m.size(), m.mtime(), m.mtime_nsec()),
+            );
+            let _ = write!(mark, "{} {look}; ", path.display());
+        }
+        mark
+    }
+
+    /// The digest of what decides, besides text, includes and kernel, what a text becomes.
+    ///
+    /// # Errors
+    /// The compiler cannot be read.
+    pub(crate) fn environment(&self) -> Result<Digest, Error> {
+        let program = fs::read(&self.program)
+            .map_err(Error::io(format!("read {}", self.program.display())))?;
+        let config = fs::read(CONFIG).unwrap_or_default();
+        let mut parts = vec![
+            Digest::of(&program).to_string().into_bytes(),
+            vec![u8::from(self.settings.complain)],
+        ];
+        for path in explain::feature_files(&String::from_utf8_lossy(&config)) {
+            parts.push(fs::read(&path).unwrap_or_default());
+        }
+        parts.push(config);
+        Ok(Digest::of_parts(parts))
+    }
+
+    /// Compiles `texts` (name and text), the largest first. `done` is called as each is ready,
+    /// once for each index. What is not ready at `deadline` is refused.
+    pub(crate) fn compile(
+        &self,
+        texts: &[(&str, &str)],
+        deadline: Instant,
+        done: &mut dyn FnMut(usize, Result<Vec<u8>, Refusal>),
+    ) {
+        let mut order: Vec<usize> = (0..texts.len()).collect();
+        order.sort_by_key(|index| Reverse(texts[*index].1.len()));
+        let mut waiting = VecDeque::from(order);
+        let mut running: Vec<Running> = Vec::new();
+        while !(waiting.is_empty() && running.is_empty()) {
+            while running.len() < self.resources.jobs
+                && let Some(index) = waiting.pop_front()
+            {
+                let (name, text) = texts[index];
+                if Instant::now() >= deadline {
+                    done(index, Err(not_begun(name)));
+                    continue;
+                }
+                match self.start(index, text, deadline) {
+                    Ok(started) => running.push(started),
+                    Err(error) => done(index, Err(not_started(name, &error))),
+                }
+            }
+            sleep(&running);
+            let mut at = 0;
+            while at < running.len() {
+                if let Some(ended) = running[at].look() {
+                    let job = running.swap_remove(at);
+                    let name = texts[job.index].0;
+                    let index = job.index;
+                    done(index, self.result(name, job, ended));
+                } else {
+                    at += 1;
+                }
+            }
+        }
+    }
+
+    fn start(&self, index: usize, text: &str, deadline: Instant) -> io::Result<Running> {
+        let output = memory("armorer-policy")?;
+        let errors = memory("armorer-messages")?;
+        let input = sealed(text)?;
+        let seconds = self.settings.timeout.as_secs().saturating_add(2);
+        let mut command = Command::new(&self.launcher[0]);
+        command
+            .args(&self.launcher[1..])
+            .args([
+                std::process::id().to_string(),
+                self.resources.address_space.to_string(),
+                seconds.to_string(),
+                self.settings.max_blob.to_string(),
+            ])
+            .arg(&self.settings.base)
+            .arg(&self.program)
+            .args(["-Q", "-K", "-S", "-j0", "-b"])
+            .arg(&self.settings.base);
+        // Not --subdomainfs: with it the compiler still reads the features of the usual mount, or,
+        // where there is none, silently those of an ancient kernel.
+        let features = self.settings.securityfs.join("apparmor/features");
+        if features.is_dir() {
+            command.arg("--kernel-features").arg(features);
+        }
+        if self.settings.complain {
+            command.arg("-C");
+        }
+        command
+            .arg(TEXT)
+            .env_clear()
+            .process_group(0)
+            .stdin(Stdio::from(input))
+            .stdout(Stdio::from(output.try_clone()?))
+            .stderr(Stdio::from(errors.try_clone()?));
+        let child = command.spawn()?;
+        let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+        Ok(Running {
+            index,
+            // A kernel before 5.3 has none: then it is looked at every NAP.
+            pidfd: pid.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok()),
+            pid,
+            child,
+            output,
+            errors,
+            end_at: deadline.min(Instant::now() + self.settings.timeout),
+            killed: None,
+        })
+    }
+
+    fn result(&self, name: &str, job: Running, ended: Ended) -> Result<Vec<u8>, Refusal> {
+        let unread = |error: io::Error| {
+            Refusal::new(
+                RefusalKind::Compile,
+                format!("{name}: cannot read what the compiler wrote: {error}"),
+            )
+        };
+        let errors = contents(job.errors, STDERR_LIMIT).map_err(unread)?;
+        if ended != Ended::Status(0) {
+            let errors = String::from_utf8_lossy(&errors);
+            return Err(explain(name, &self.settings, &errors, ended));
+        }
+        let blob = contents(job.output, self.settings.max_blob).map_err(unread)?;
+        if blob.is_empty() {
+            return Err(Refusal::new(
+                RefusalKind::Compile,
+                format!("{name} defines no profile"),
+            ));
+        }
+        Ok(blob)
+    }
+}
+
+fn not_begun(name: &str) -> Refusal {
+    Refusal::new(
+        RefusalKind::CompileTimeout,
+        format!("{name} was not compiled: the time for this pass was up before its turn"),
+    )
+}
+
+fn not_started(name: &str, error: &io::Error) -> Refusal {
+    Refusal::new(
+        RefusalKind::Compile,
+        format!("{name} was not compiled: cannot start the compiler: {error}"),
+    )
+}
+
+struct Running {
+    index: usize,
+    child: Child,
+    pid: Option<Pid>,
+    pidfd: Option<OwnedFd>,
+    output: File,
+    errors: File,
+    /// When it is killed; once killed, when it is given up.
+    end_at: Instant,
+    killed: Option<Ended>,
+}
+
+impl Running {
+    /// How it ended, if it did. Kills it when its time is up.
+    fn look(&mut self) -> Option<Ended> {
+        match self.child.try_wait() {
+            Ok(Some(status)) => return Some(self.killed.unwrap_or_else(|| ended(status))),
+            Ok(None) => {}
+            Err(_) => return Some(Ended::Lost),
+        }
+        if Instant::now() < self.end_at {
+            return None;
+        }
+        if self.killed.is_some() {
+            return Some(Ended::Stuck);
+        }
+        let kill = self.pid.map(|pid| kill_process_group(pid, Signal::KILL));
+        if kill == Some(Err(Errno::PERM)) {
+            return Some(Ended::NotAllowed);
+        }
+        self.killed = Some(Ended::Timeout);
+        self.end_at = Instant::now() + GRACE;
+        None
+    }
+}
+
+fn ended(status: ExitStatus) -> Ended {
+    match (status.code(), status.signal()) {
+        (Some(code), _) => Ended::Status(code),
+        (None, Some(signal)) => Ended::Signal(signal),
+        (None, None) => Ended::Lost,
+    }
+}
+
+/// Returns when one of `running` ended, or the time of one is up.
+fn sleep(running: &[Running]) {
+    let Some(first) = running.iter().map(|job| job.end_at).min() else {
+        return;
+    };
+    let mut pause = first.saturating_duration_since(Instant::now());
+    let mut fds: Vec<PollFd> = running
+        .iter()
+        .filter_map(|job| job.pidfd.as_ref())
+        .map(|pidfd| PollFd::new(pidfd, PollFlags::IN))
+        .collect();
+    if fds.len() < running.len() {
+        pause = pause.min(NAP);
+    }
+    // Rounded up, or the last millisecond would be spent spinning.
+    let pause = Timespec::try_from(pause + Duration::from_millis(1)).ok();
+    let _ = poll(&mut fds, pause.as_ref());
+}
+
+/// A file in memory that no program that is executed inherits.
+fn memory(name: &str) -> io::Result<File> {
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    // Asked for by vm.memfd_noexec, not known before kernel 6.3.
+    let fd = match memfd_create(name, flags | MemfdFlags::NOEXEC_SEAL) {
+        Err(Errno::INVAL) => memfd_create(name, flags)?,
+        other => other?,
+    };
+    Ok(File::from(fd))
+}
+
+fn sealed(text: &str) -> io::Result<File> {
+    let mut file = memory("armorer-text")?;
+    file.write_all(text.as_bytes())?;
+    file.rewind()?;
+    fcntl_add_seals(
+        &file,
+        SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL,
+    )?;
+    Ok(file)
+}
+
+fn contents(mut file: File, limit: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    file.rewind()?;
+    file.take(limit).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}

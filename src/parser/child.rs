@@ -1,0 +1,117 @@
+//! What the compiler gives up before it is executed.
+
+use std::error::Error as StdError;
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, ExitCode};
+
+use rustix::process::{
+    Gid, Pid, Resource, Rlimit, Signal, Uid, geteuid, getppid, set_parent_process_death_signal,
+    setrlimit,
+};
+use rustix::thread::{
+    CapabilitySet, CapabilitySets, clear_ambient_capability_set,
+    remove_capability_from_bounding_set, set_capabilities, set_no_new_privs, set_thread_groups,
+    set_thread_res_gid, set_thread_res_uid,
+};
+
+/// The user and the group that own nothing.
+const NOBODY: u32 = 65534;
+
+/// Files the compiler may have open at once; includes nest.
+const FILES: u64 = 64;
+
+/// The exit code of a child that did not get as far as the compiler.
+pub(super) const NOT_STARTED: u8 = 126;
+
+/// What such a child says first.
+pub(super) const PREFIX: &str = "armorer: ";
+
+/// `compile-child PARENT ADDRESS_SPACE CPU_SECONDS FILE_SIZE BASE PROGRAM ARGUMENT…`, sizes in
+/// bytes: gives up what it can and becomes PROGRAM. Returns only if that fails.
+pub(crate) fn child(args: &[String]) -> ExitCode {
+    let Err(error) = become_compiler(args);
+    eprintln!("{PREFIX}{error}");
+    ExitCode::from(NOT_STARTED)
+}
+
+fn become_compiler(args: &[String]) -> Result<std::convert::Infallible, Box<dyn StdError>> {
+    let [
+        parent,
+        address_space,
+        seconds,
+        file_size,
+        base,
+        program,
+        rest @ ..,
+    ] = args
+    else {
+        return Err("this subcommand is armorer's own".into());
+    };
+    std::env::set_current_dir(base).map_err(said(format!("cannot enter {base}")))?;
+    limit(Resource::As, address_space.parse()?)?;
+    limit(Resource::Cpu, seconds.parse()?)?;
+    limit(Resource::Fsize, file_size.parse()?)?;
+    limit(Resource::Nofile, FILES)?;
+    limit(Resource::Core, 0)?;
+    close_fds::set_fds_cloexec(3, &[]);
+
+    // An AppArmor profile for the compiler would be asked for here: after no_new_privs a change of
+    // profile can be refused.
+    set_no_new_privs(true)?;
+    if geteuid().is_root() {
+        become_nobody().map_err(said(
+            "cannot become nobody: armorer needs the capabilities SETUID and SETGID to compile",
+        ))?;
+    }
+    let _ = clear_ambient_capability_set();
+    set_capabilities(None, NONE)?;
+
+    // Last, since a change of user clears it. A parent that died before is noticed by its child
+    // having another one.
+    set_parent_process_death_signal(Some(Signal::KILL))?;
+    if getppid() != Pid::from_raw(parent.parse()?) {
+        return Err("the pass is over".into());
+    }
+    let error = Command::new(program).args(rest).env_clear().exec();
+    Err(said(format!("cannot execute {program}"))(error))
+}
+
+const NONE: CapabilitySets = CapabilitySets {
+    effective: CapabilitySet::empty(),
+    permitted: CapabilitySet::empty(),
+    inheritable: CapabilitySet::empty(),
+};
+
+fn become_nobody() -> io::Result<()> {
+    // The bounding set can be emptied only with SETPCAP, which armorer does without: no_new_privs
+    // and another user leave nothing to gain from it.
+    for bit in 0..u64::BITS {
+        let _ = remove_capability_from_bounding_set(CapabilitySet::from_bits_retain(1 << bit));
+    }
+    set_thread_groups(&[])?;
+    let (user, group) = (Uid::from_raw(NOBODY), Gid::from_raw(NOBODY));
+    set_thread_res_gid(group, group, group)?;
+    set_thread_res_uid(user, user, user)?;
+    Ok(())
+}
+
+/// Lowers a limit; one that is lower already stays.
+fn limit(resource: Resource, most: u64) -> io::Result<()> {
+    let most = rustix::process::getrlimit(resource)
+        .maximum
+        .map_or(most, |there| there.min(most));
+    setrlimit(
+        resource,
+        Rlimit {
+            current: Some(most),
+            maximum: Some(most),
+        },
+    )?;
+    Ok(())
+}
+
+fn said(what: impl Into<String>) -> impl FnOnce(io::Error) -> Box<dyn StdError> {
+    let what = what.into();
+    move |error| format!("{what}: {error}").into()
+}

@@ -1,0 +1,388 @@
+//! The real compiler, limited for real.
+
+use std::os::unix::fs::PermissionsExt;
+
+use super::*;
+
+/// What the launcher of these tests ends in: the test program is not armorer, so it is told to run
+/// only this "test", which becomes the compiler.
+#[test]
+fn as_child() {
+    let args: Vec<String> = std::env::args().collect();
+    let Some(at) = args.iter().position(|arg| arg == CHILD) else {
+        return;
+    };
+    // What the test program printed until here.
+    let mut stdout = File::from(rustix::io::dup(rustix::stdio::stdout()).unwrap());
+    stdout.set_len(0).unwrap();
+    stdout.rewind().unwrap();
+    child(&args[at + 1..]);
+    std::process::exit(126);
+}
+
+fn settings() -> Settings {
+    Settings {
+        program: None,
+        base: "/etc/apparmor.d".into(),
+        securityfs: "/sys/kernel/security".into(),
+        timeout: Duration::from_secs(20),
+        jobs: Some(2),
+        complain: false,
+        max_blob: 16 * 1024 * 1024,
+    }
+}
+
+/// None where this machine has no compiler: CI has one.
+fn compiler(settings: Settings) -> Option<Compiler> {
+    let mut compiler = Compiler::find(settings).ok()?;
+    compiler.launcher = [
+        "/proc/self/exe",
+        "--exact",
+        "parser::tests::as_child",
+        "--nocapture",
+        "--test-threads=1",
+        "--",
+        CHILD,
+    ]
+    .map(str::to_owned)
+    .to_vec();
+    Some(compiler)
+}
+
+type Results = Vec<(usize, Result<Vec<u8>, Refusal>)>;
+
+fn compile(compiler: &Compiler, texts: &[&str]) -> Results {
+    let texts: Vec<_> = texts.iter().map(|text| ("custom.x", *text)).collect();
+    let mut results = Vec::new();
+    let deadline = Instant::now() + Duration::from_secs(60);
+    compiler.compile(&texts, deadline, &mut |index, result| {
+        results.push((index, result));
+    });
+    results
+}
+
+fn refused(compiler: &Compiler, text: &str) -> Refusal {
+    compile(compiler, &[text]).remove(0).1.unwrap_err()
+}
+
+/// Rules whose automaton explodes.
+fn bomb() -> String {
+    let mut text = "profile custom.x {\n".to_owned();
+    for rule in 0..24_u8 {
+        text.push('/');
+        for part in 0..5 {
+            text.push_str("**");
+            text.push(char::from(b'a' + (rule * 7 + part * 3) % 26));
+        }
+        text.push_str(" r,\n");
+    }
+    text + "}\n"
+}
+
+/// A program that stands in for the compiler.
+fn script(name: &str, body: &str) -> PathBuf {
+    let path = std::env::temp_dir().join(format!("armorer-test-{}-{name}", std::process::id()));
+    fs::write(&path, format!("#!/bin/sh\n{body}\n")).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    path
+}
+
+#[test]
+fn good_and_bad_texts_each_get_their_own_answer() {
+    let Some(compiler) = compiler(settings()) else {
+        return;
+    };
+    let results = compile(
+        &compiler,
+        &[
+            "profile custom.x { /a r, }\n",
+            "profile custom.x {\n  /a r\n}\n",
+            "# nothing\n",
+            "include <tunables/global>\nprofile custom.x flags=(complain) {\n include <abstractions/base>\n}\n",
+            "profile custom.x {\n include <nope/nope>\n}\n",
+        ],
+    );
+    assert_eq!(results.len(), 5);
+    for (index, result) in results {
+        match index {
+            0 | 3 => assert_eq!(
+                crate::blob::members(&result.unwrap()).unwrap()[0].name,
+                "custom.x"
+            ),
+            1 => assert!(
+                result
+                    .unwrap_err()
+                    .message
+                    .starts_with("custom.x line 3: syntax error")
+            ),
+            2 => assert_eq!(result.unwrap_err().message, "custom.x defines no profile"),
+            _ => assert!(
+                result
+                    .unwrap_err()
+                    .message
+                    .starts_with("custom.x line 2: Could not open 'nope/nope'")
+            ),
+        }
+    }
+}
+
+#[test]
+fn complain_is_for_all() {
+    let Some(compiler) = compiler(Settings {
+        complain: true,
+        ..settings()
+    }) else {
+        return;
+    };
+    let blob = compile(&compiler, &["profile custom.x { /a r, }\n"])
+        .remove(0)
+        .1
+        .unwrap();
+    let mode = crate::blob::members(&blob).unwrap()[0].mode;
+    assert_eq!(mode, crate::profile::Mode::Complain);
+}
+
+#[test]
+fn a_text_that_takes_for_ever_holds_nobody_up() {
+    let Some(compiler) = compiler(Settings {
+        timeout: Duration::from_secs(2),
+        ..settings()
+    }) else {
+        return;
+    };
+    let bomb = bomb();
+    let small = "profile custom.x { /a r, }\n";
+    let results = compile(&compiler, &[&bomb, small, small, small]);
+    let order: Vec<_> = results.iter().map(|(index, _)| *index).collect();
+    assert_eq!(order[3], 0, "{order:?}");
+    let refusal = results[3].1.as_ref().unwrap_err();
+    assert_eq!(refusal.kind, RefusalKind::CompileTimeout, "{refusal}");
+    assert!(results[..3].iter().all(|(_, result)| result.is_ok()));
+}
+
+#[test]
+fn a_text_that_takes_all_memory_is_refused() {
+    let Some(mut compiler) = compiler(settings()) else {
+        return;
+    };
+    compiler.resources.address_space = 64 * 1024 * 1024;
+    let refusal = refused(&compiler, &bomb());
+    assert_eq!(refusal.kind, RefusalKind::Limit, "{refusal}");
+    assert!(refusal.message.contains("memory"), "{refusal}");
+}
+
+#[test]
+fn policy_that_is_too_large_is_refused() {
+    let Some(compiler) = compiler(Settings {
+        max_blob: 1000,
+        ..settings()
+    }) else {
+        return;
+    };
+    let refusal = refused(
+        &compiler,
+        "include <tunables/global>\nprofile custom.x {\n include <abstractions/base>\n}\n",
+    );
+    assert_eq!(refusal.kind, RefusalKind::Limit, "{refusal}");
+}
+
+#[test]
+fn what_nobody_may_read_the_compiler_cannot_include() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let Some(compiler) = compiler(settings()) else {
+        return;
+    };
+    let refusal = refused(
+        &compiler,
+        "profile custom.x {\n include \"/etc/shadow\"\n}\n",
+    );
+    assert!(
+        refusal
+            .message
+            .starts_with("custom.x line 2: Could not open '/etc/shadow'"),
+        "{refusal}"
+    );
+}
+
+#[test]
+fn the_contents_of_an_included_file_are_not_told() {
+    let Some(compiler) = compiler(settings()) else {
+        return;
+    };
+    let refusal = refused(
+        &compiler,
+        "profile custom.x {\n include \"/etc/passwd\"\n}\n",
+    );
+    assert_eq!(
+        refusal.message,
+        "custom.x line 1 of the included file /etc/passwd: the compiler does not take it there"
+    );
+}
+
+#[test]
+fn the_compiler_inherits_nothing() {
+    let program = script(
+        "dump",
+        "cat /proc/self/status /proc/self/limits; tr '\\0' '\\n' </proc/$$/environ; ls -l /proc/$$/fd; pwd; echo \"args $*\"",
+    );
+    let compiler = compiler(Settings {
+        program: Some(program.clone()),
+        complain: true,
+        ..settings()
+    })
+    .unwrap();
+    // One that may be inherited: of the kind that a careless library leaves behind.
+    let leak = rustix::fs::memfd_create("leak", MemfdFlags::empty()).unwrap();
+    let dump = compile(&compiler, &["x"]).remove(0).1.unwrap();
+    drop(leak);
+    fs::remove_file(program).unwrap();
+    let dump = String::from_utf8(dump).unwrap();
+    let field = |name: &str| {
+        let line = dump
+            .lines()
+            .find(|line| line.starts_with(name))
+            .unwrap_or_else(|| panic!("{name}: {dump}"));
+        line.split_whitespace()
+            .skip(1)
+            .collect::<Vec<_>>()
+            .join(" ")
+    };
+    if rustix::process::geteuid().is_root() {
+        assert_eq!(field("Uid:"), "65534 65534 65534 65534");
+        assert_eq!(field("Gid:"), "65534 65534 65534 65534");
+        assert_eq!(field("Groups:"), "");
+    }
+    for set in ["CapInh:", "CapPrm:", "CapEff:", "CapAmb:"] {
+        assert_eq!(field(set), "0000000000000000");
+    }
+    assert_eq!(field("NoNewPrivs:"), "1");
+    assert!(dump.contains("Max core file size        0"), "{dump}");
+    assert!(dump.contains("Max open files            64"), "{dump}");
+    assert!(dump.contains("\n/etc/apparmor.d\n"), "{dump}");
+    assert!(
+        !dump.contains("leak") && !dump.contains("HOME=") && !dump.contains("CARGO"),
+        "{dump}"
+    );
+    assert!(
+        dump.contains("args -Q -K -S -j0 -b /etc/apparmor.d"),
+        "{dump}"
+    );
+}
+
+#[test]
+fn a_compiler_that_hangs_is_killed_with_its_children() {
+    let program = script("hang", "sleep 1000 & echo $! >&2; wait");
+    let compiler = compiler(Settings {
+        program: Some(program.clone()),
+        timeout: Duration::from_millis(500),
+        ..settings()
+    })
+    .unwrap();
+    let begin = Instant::now();
+    let refusal = refused(&compiler, "x");
+    fs::remove_file(program).unwrap();
+    assert_eq!(refusal.kind, RefusalKind::CompileTimeout);
+    assert!(begin.elapsed() < Duration::from_secs(4));
+}
+
+#[test]
+fn after_the_deadline_nothing_starts() {
+    let Some(compiler) = compiler(settings()) else {
+        return;
+    };
+    let mut kinds = Vec::new();
+    compiler.compile(
+        &[("custom.x", "x"), ("custom.y", "y")],
+        Instant::now(),
+        &mut |_, result| {
+            kinds.push(result.unwrap_err().kind);
+        },
+    );
+    assert_eq!(kinds, [RefusalKind::CompileTimeout; 2]);
+}
+
+#[test]
+fn a_missing_compiler_is_said() {
+    let error = Compiler::find(Settings {
+        program: Some("/nowhere/parser".into()),
+        ..settings()
+    })
+    .unwrap_err();
+    assert!(matches!(error, Error::Node(_)));
+}
+
+#[test]
+fn the_environment_is_the_same_twice_and_changes_with_the_mode() {
+    let Some(compiler) = compiler(settings()) else {
+        return;
+    };
+    let digest = compiler.environment().unwrap();
+    assert_eq!(compiler.environment().unwrap(), digest);
+    let mut other = compiler;
+    other.settings.complain = true;
+    assert_ne!(other.environment().unwrap(), digest);
+}
+
+/// Not a test of its own: the pass that the next one kills.
+#[test]
+fn as_pass() {
+    let args: Vec<String> = std::env::args().collect();
+    let Some(at) = args.iter().position(|arg| arg == "be-a-pass") else {
+        return;
+    };
+    let program = Some(PathBuf::from(&args[at + 1]));
+    compile(
+        &compiler(Settings {
+            program,
+            ..settings()
+        })
+        .unwrap(),
+        &["x"],
+    );
+}
+
+#[test]
+fn a_killed_pass_leaves_no_compiler_behind() {
+    let folder = std::env::temp_dir().join(format!("armorer-test-{}-orphan", std::process::id()));
+    fs::create_dir(&folder).unwrap();
+    fs::set_permissions(&folder, fs::Permissions::from_mode(0o777)).unwrap();
+    let pid = folder.join("pid");
+    let program = script(
+        "orphan.sh",
+        &format!(
+            "echo $$ >{0}.new; mv {0}.new {0}; exec sleep 1000",
+            pid.display()
+        ),
+    );
+    let mut pass = Command::new("/proc/self/exe")
+        .args([
+            "--exact",
+            "parser::tests::as_pass",
+            "--test-threads=1",
+            "--",
+            "be-a-pass",
+        ])
+        .arg(&program)
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    let wait_for = |what: &dyn Fn() -> bool| {
+        let end = Instant::now() + Duration::from_secs(10);
+        while !what() {
+            assert!(Instant::now() < end);
+            std::thread::sleep(NAP);
+        }
+    };
+    wait_for(&|| pid.exists());
+    let process = Path::new("/proc").join(fs::read_to_string(&pid).unwrap().trim());
+    let alive =
+        || fs::read_to_string(process.join("cmdline")).is_ok_and(|line| line.contains("sleep"));
+    wait_for(&alive);
+    pass.kill().unwrap();
+    pass.wait().unwrap();
+    wait_for(&|| !alive());
+    fs::remove_file(program).unwrap();
+    fs::remove_dir_all(folder).unwrap();
+}

@@ -1,0 +1,428 @@
+//! The pass: the only file that knows the order of things.
+//!
+//! Preflight, lock, state, sources; then, unless nothing can have changed: observe the kernel,
+//! record the intent, load what is stored, compile and load the rest as each is ready, read
+//! back, remove, save. A kill between any two of these leaves a state from which the next pass
+//! converges: what was about to be done is recorded before it is done.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use crate::apply::Applier;
+use crate::blob;
+use crate::clock::Stamp;
+use crate::error::Error;
+use crate::includes::Includes;
+use crate::kernel::Kernel;
+use crate::parser::Compiler;
+use crate::plan::{Candidate, Policy, parent};
+use crate::profile::{Digest, ProfileName, Refusal, RefusalKind};
+use crate::report::{self, Report};
+use crate::settings::{Common, Pass as Settings, RemoveAfter};
+use crate::source::{self, Source};
+use crate::state::folder::{Folder, Lock};
+use crate::state::{Member, ProblemKind, State};
+use crate::wanted::{self, Unit, Wish};
+
+/// A refusal that may have been chance (the compiler was killed or too slow) is tried again
+/// after this time.
+const TRY_AGAIN: Duration = Duration::from_secs(600);
+
+/// One pass, or with `dry` what it would do.
+///
+/// # Errors
+/// What keeps the whole pass from running; the heartbeat then says so.
+pub(crate) fn run(settings: &Settings, dry: bool) -> Result<Report, Error> {
+    let common = &settings.common;
+    let mut folder = Folder::new(&common.state_dir);
+    let result = run_locked(settings, dry, &mut folder);
+    if !dry {
+        let boot_id = kernel(common).boot_id().ok();
+        report::heartbeat(&folder, &common.set, boot_id, &result);
+    }
+    result
+}
+
+fn run_locked(settings: &Settings, dry: bool, folder: &mut Folder) -> Result<Report, Error> {
+    let started = Instant::now();
+    let common = &settings.common;
+    let kernel = kernel(common);
+    if dry {
+        kernel.preflight_read()?;
+    } else {
+        kernel.preflight()?;
+    }
+    let _lock: Option<Lock> = if dry {
+        None
+    } else {
+        Some(folder.lock(settings.lock_timeout)?)
+    };
+    let mut state = folder.load()?;
+    state.enter_boot(&kernel.boot_id()?);
+    state.node.clone_from(&settings.node);
+    let found = source::read(&settings.sources, &settings.rules.limits)?;
+    let wish = Wish::new(found, &settings.rules);
+    let compiler = Compiler::find(settings.compiler())?;
+    let mut includes = Includes::new(settings.rules.base.clone());
+    let pass = Pass {
+        settings,
+        started,
+        wanted: wanted_digest(settings, &wish),
+        parser_mark: compiler.mark(),
+        compiler,
+        wish,
+    };
+    if pass.nothing_changed(&state, &kernel, &mut includes) {
+        return Ok(Report::unchanged(&state.sets[&common.set]));
+    }
+    let mut applier = Applier::new(&kernel, folder, state, &common.set, dry, Stamp::now())?;
+    applier.observe_contents(&settings.rules.prefix);
+    pass.converge(&mut applier, &mut includes)?;
+    applier.finish(settings.copy_to.as_deref())
+}
+
+fn kernel(common: &Common) -> Kernel {
+    let (securityfs, proc) = (common.securityfs.clone(), common.proc.clone());
+    Kernel::new(&common.root, securityfs, proc)
+}
+
+/// What stays the same during a pass.
+struct Pass<'a> {
+    settings: &'a Settings,
+    started: Instant,
+    wish: Wish,
+    wanted: Digest,
+    compiler: Compiler,
+    parser_mark: String,
+}
+
+/// The digest of everything wanted, and of the options that change what comes of it.
+fn wanted_digest(settings: &Settings, wish: &Wish) -> Digest {
+    let sources = settings.sources.iter().map(Source::to_string);
+    let mut parts: Vec<Vec<u8>> = sources.map(String::into_bytes).collect();
+    parts.push(wish.digest.clone());
+    parts.push(rules_digest(settings).as_ref().to_vec());
+    parts.push(settings.adopt.join("\n").into_bytes());
+    let copies = settings.copy_to.as_deref().unwrap_or(Path::new(""));
+    parts.push(copies.as_os_str().as_encoded_bytes().to_vec());
+    Digest::of_parts(parts)
+}
+
+/// The digest of the options that decide whether a text is accepted.
+fn rules_digest(settings: &Settings) -> Digest {
+    let rules = &settings.rules;
+    let switches = [
+        rules.allow_attachment,
+        rules.allow_unconfined,
+        settings.complain,
+    ];
+    Digest::of_parts([
+        env!("CARGO_PKG_VERSION").as_bytes(),
+        rules.prefix.as_bytes(),
+        rules.base.as_os_str().as_encoded_bytes(),
+        &switches.map(u8::from),
+    ])
+}
+
+impl Pass<'_> {
+    /// Whether record, source and kernel all say that the last pass's result still stands.
+    fn nothing_changed(&self, state: &State, kernel: &Kernel, includes: &mut Includes) -> bool {
+        let Some(set) = state.sets.get(&self.settings.common.set) else {
+            return false;
+        };
+        let now = Stamp::now();
+        let settled = set
+            .owned
+            .values()
+            .all(|owned| owned.pending.is_none() && owned.unwanted.is_none())
+            && set.problems.values().all(|problem| match problem.kind {
+                ProblemKind::Refused(RefusalKind::CompileTimeout) => {
+                    now.since(&problem.since) < TRY_AGAIN
+                }
+                ProblemKind::Refused(_) | ProblemKind::Conflict => true,
+                ProblemKind::Contested | ProblemKind::Failed | ProblemKind::Kept => false,
+            });
+        settled
+            && set.wanted == Some(self.wanted)
+            && set.parser_mark.as_ref() == Some(&self.parser_mark)
+            && set.kernel_revision.is_some()
+            && set.kernel_revision == kernel.revision()
+            && set
+                .includes
+                .iter()
+                .all(|(path, digest)| includes.digest_now(path) == *digest)
+    }
+
+    fn converge(&self, applier: &mut Applier, includes: &mut Includes) -> Result<(), Error> {
+        let settings = self.settings;
+        let environment = Digest::of_parts([
+            self.compiler.environment()?,
+            applier.kernel.features()?,
+            rules_digest(settings),
+        ]);
+        for (name, refusal) in &self.wish.refused {
+            applier.refuse(name, None, refusal);
+        }
+        let files = self.wish.names();
+        let mut closures = BTreeMap::new();
+        let mut stored = Vec::new();
+        let mut fresh: Vec<(&Unit, Digest)> = Vec::new();
+        for unit in &self.wish.units {
+            let name = unit.name.as_str();
+            let closure = match includes.of(&unit.text) {
+                Ok(closure) => closure,
+                Err(refusal) => {
+                    let message = format!("{name}: {}", refusal.message);
+                    applier.refuse(name, None, &Refusal::new(refusal.kind, message));
+                    continue;
+                }
+            };
+            let key = key(unit, &closure, environment);
+            closures.extend(closure);
+            if let Some(candidate) = recorded(applier, unit, key, &files) {
+                stored.push(candidate);
+            } else if let Some(refusal) = applier.known_refusal(name, key, TRY_AGAIN) {
+                applier.refuse(name, Some(key), &refusal);
+            } else {
+                fresh.push((unit, key));
+            }
+        }
+        fall_back(applier, &files, &mut stored);
+        let policy = self.policy();
+        applier.claim(&stored, fresh.iter().map(|(unit, _)| &unit.name), &policy)?;
+        let established = further_profiles(&stored);
+        for candidate in stored {
+            applier.carry_out(&policy, candidate, None)?;
+        }
+        self.compile(applier, &policy, &fresh, &files, &established)?;
+        applier.read_back()?;
+        self.remove(applier, &policy, &files)?;
+        let set = applier.set_mut();
+        set.wanted = Some(self.wanted);
+        set.environment = Some(environment);
+        set.parser_mark = Some(self.parser_mark.clone());
+        set.includes = closures;
+        Ok(())
+    }
+
+    fn policy(&self) -> Policy {
+        Policy {
+            remove_after: match self.settings.remove_after {
+                RemoveAfter::Time(time) => Some(time),
+                RemoveAfter::Never => None,
+            },
+            allow_empty: self.settings.allow_empty,
+            take_over: self.settings.take_over,
+            adopt: self.settings.adopt.clone(),
+        }
+    }
+
+    /// Compiles `fresh`, and loads each as soon as it is ready; only files that define further
+    /// profiles wait for all, because another file may define the same.
+    fn compile(
+        &self,
+        applier: &mut Applier,
+        policy: &Policy,
+        fresh: &[(&Unit, Digest)],
+        files: &BTreeSet<&str>,
+        established: &BTreeMap<String, ProfileName>,
+    ) -> Result<(), Error> {
+        let texts: Vec<(&str, &str)> = fresh
+            .iter()
+            .map(|(unit, _)| (unit.name.as_str(), unit.text.as_str()))
+            .collect();
+        let deadline = self.started + self.settings.deadline;
+        let mut waiting: Vec<(Candidate, Vec<u8>)> = Vec::new();
+        let mut failed = None;
+        let mut refused = Vec::new();
+        self.compiler
+            .compile(&texts, deadline, &mut |index, result| {
+                let (unit, key) = fresh[index];
+                if failed.is_some() {
+                    return;
+                }
+                match result.and_then(|blob| self.candidate(unit, key, blob, files)) {
+                    Ok((candidate, blob)) => {
+                        let further = |m: &Member| parent(&m.name).is_none();
+                        let result = applier.store(&candidate, &unit.text, &blob);
+                        if candidate.members[1..].iter().any(further) {
+                            waiting.push((candidate, blob));
+                        } else {
+                            failed = result
+                                .and_then(|()| applier.carry_out(policy, candidate, Some(blob)))
+                                .err();
+                        }
+                    }
+                    Err(refusal) => {
+                        applier.refuse(unit.name.as_str(), Some(key), &refusal);
+                        refused.push(unit);
+                    }
+                }
+            });
+        if let Some(error) = failed {
+            return Err(error);
+        }
+        let doubles: BTreeMap<String, Vec<String>> = {
+            let files = waiting.iter().map(|(c, _)| (&c.name, &*c.members));
+            wanted::doubles(files)
+                .into_iter()
+                .map(|(name, files)| (name.into(), files.iter().map(ToString::to_string).collect()))
+                .collect()
+        };
+        for (candidate, blob) in waiting {
+            let double = candidate.members.iter().find_map(|m| {
+                let elsewhere = established
+                    .get(&m.name)
+                    .filter(|file| **file != candidate.name);
+                if let Some(file) = elsewhere {
+                    return Some((m.name.clone(), format!("{} and {file}", candidate.name)));
+                }
+                doubles
+                    .get(&m.name)
+                    .map(|files| (m.name.clone(), files.join(" and ")))
+            });
+            if let Some((name, files)) = double {
+                let message = format!("{}: {name} is defined by {files}: keep one", candidate.name);
+                let refusal = Refusal::new(RefusalKind::Duplicate, message);
+                applier.refuse(candidate.name.as_str(), None, &refusal);
+                refused.extend(
+                    fresh
+                        .iter()
+                        .map(|(u, _)| *u)
+                        .find(|u| u.name == candidate.name),
+                );
+            } else {
+                applier.carry_out(policy, candidate, Some(blob))?;
+            }
+        }
+        keep_last_good(applier, policy, &refused, files)
+    }
+
+    fn candidate(
+        &self,
+        unit: &Unit,
+        key: Digest,
+        blob: Vec<u8>,
+        files: &BTreeSet<&str>,
+    ) -> Result<(Candidate, Vec<u8>), Refusal> {
+        let members = blob::members(&blob).map_err(|why| {
+            Refusal::new(
+                RefusalKind::Compile,
+                format!("{}: the compiler's output cannot be read: {why}", unit.name),
+            )
+        })?;
+        let members = wanted::check_members(&unit.name, &members, &self.settings.rules)?;
+        wanted::check_intruder(&unit.name, &members, files)?;
+        let candidate = Candidate {
+            name: unit.name.clone(),
+            source: unit.source.clone(),
+            text: unit.digest,
+            key,
+            blob: Digest::of(&blob),
+            members,
+        };
+        Ok((candidate, blob))
+    }
+
+    /// Removals come last, so that a name that moved from one file to another is never gone.
+    fn remove(
+        &self,
+        applier: &mut Applier,
+        policy: &Policy,
+        files: &BTreeSet<&str>,
+    ) -> Result<(), Error> {
+        let sources: Vec<String> = self
+            .settings
+            .sources
+            .iter()
+            .map(Source::to_string)
+            .collect();
+        let empty: Vec<&str> = sources
+            .iter()
+            .filter(|source| !self.wish.counts.keys().any(|found| covers(source, found)))
+            .map(String::as_str)
+            .collect();
+        applier.remove_unwanted(policy, files, &sources, &|recorded| {
+            empty.iter().any(|source| covers(source, recorded))
+        })
+    }
+}
+
+/// The recorded version of `unit`, if it was compiled from the very same.
+fn recorded(
+    applier: &Applier,
+    unit: &Unit,
+    key: Digest,
+    files: &BTreeSet<&str>,
+) -> Option<Candidate> {
+    let record = applier.set().profiles.get(&unit.name)?;
+    let same = record.key == key
+        && record.text == unit.digest
+        && wanted::check_intruder(&unit.name, &record.members, files).is_ok();
+    same.then(|| Candidate {
+        source: unit.source.clone(),
+        ..Candidate::recorded(&unit.name, record)
+    })
+}
+
+/// Keeps the last good version of what is refused in force, unless it takes the name of a file
+/// that came since.
+fn fall_back(applier: &Applier, files: &BTreeSet<&str>, stored: &mut Vec<Candidate>) {
+    for (name, record) in &applier.set().profiles {
+        let refused = files.contains(name.as_str()) && applier.is_refused(name.as_str());
+        if refused && wanted::check_intruder(name, &record.members, files).is_ok() {
+            stored.push(Candidate::recorded(name, record));
+        }
+    }
+}
+
+/// What was refused by the compiler keeps its last good version, also after a reboot.
+fn keep_last_good(
+    applier: &mut Applier,
+    policy: &Policy,
+    refused: &[&Unit],
+    files: &BTreeSet<&str>,
+) -> Result<(), Error> {
+    for unit in refused {
+        let Some(record) = applier.set().profiles.get(&unit.name).cloned() else {
+            applier.release_claim(unit.name.as_str());
+            continue;
+        };
+        if wanted::check_intruder(&unit.name, &record.members, files).is_ok() {
+            let candidate = Candidate::recorded(&unit.name, &record);
+            applier.carry_out(policy, candidate, None)?;
+        }
+    }
+    Ok(())
+}
+
+/// The profiles besides their own that the files of `candidates` define, each with its file.
+fn further_profiles(candidates: &[Candidate]) -> BTreeMap<String, ProfileName> {
+    let further = candidates.iter().flat_map(|candidate| {
+        let further = candidate.members.iter().skip(1);
+        further.map(|member| (member.name.clone(), candidate.name.clone()))
+    });
+    further.filter(|(name, _)| parent(name).is_none()).collect()
+}
+
+/// Whether what was found in `found` came from `source`: a folder has subfolders, and a selector
+/// names many ConfigMaps.
+fn covers(source: &str, found: &str) -> bool {
+    let top = source
+        .split_once("?selector=")
+        .map_or(source, |(top, _)| top);
+    found
+        .strip_prefix(top.trim_end_matches('/'))
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+/// What a blob is compiled from.
+fn key(unit: &Unit, closure: &[(String, Option<Digest>)], environment: Digest) -> Digest {
+    let mut parts: Vec<&[u8]> = vec![environment.as_ref(), unit.digest.as_ref()];
+    for (path, digest) in closure {
+        parts.push(path.as_bytes());
+        parts.push(digest.as_ref().map_or(b"", |digest| digest.as_ref()));
+    }
+    Digest::of_parts(parts)
+}

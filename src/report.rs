@@ -1,0 +1,337 @@
+//! What people and machines are told: log lines, heartbeat, published status, JSON.
+
+pub(crate) mod copies;
+pub(crate) mod logger;
+pub(crate) mod table;
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::clock::{Stamp, Time};
+use crate::error::{Error, Exit};
+use crate::plan::{Change, Total, Verb};
+use crate::profile::{Digest, Mode};
+use crate::state::folder::Folder;
+use crate::state::{Problem, ProblemKind, Set, State};
+
+/// The schema of every JSON document that is printed or published.
+pub(crate) const SCHEMA: u32 = 1;
+
+/// What became of a pass.
+#[derive(Debug)]
+pub(crate) struct Report {
+    pub(crate) changes: Vec<Change>,
+    pub(crate) problems: BTreeMap<String, Problem>,
+    pub(crate) deferred: usize,
+    pub(crate) in_force: usize,
+    /// Nothing was done to the kernel.
+    pub(crate) quiet: bool,
+    pub(crate) exit: Exit,
+}
+
+impl Report {
+    /// The report of a pass that found everything as the last one left it.
+    pub(crate) fn unchanged(set: &Set) -> Self {
+        let loaded = set.profiles.values().filter(|r| r.loaded_at.is_some());
+        Self {
+            changes: Vec::new(),
+            deferred: 0,
+            in_force: loaded.count(),
+            quiet: true,
+            exit: if set.problems.is_empty() {
+                Exit::Converged
+            } else {
+                Exit::Incomplete
+            },
+            problems: set.problems.clone(),
+        }
+    }
+
+    /// The whole of it as a JSON document.
+    pub(crate) fn to_json(&self) -> String {
+        #[derive(Serialize)]
+        struct Document<'a> {
+            schema: u32,
+            result: &'a str,
+            exit: u8,
+            in_force: usize,
+            deferred: usize,
+            changes: &'a [Change],
+            problems: Vec<ProblemLine<'a>>,
+        }
+        let document = Document {
+            schema: SCHEMA,
+            result: self.result(),
+            exit: self.exit.code(),
+            in_force: self.in_force,
+            deferred: self.deferred,
+            changes: &self.changes,
+            problems: problem_lines(&self.problems),
+        };
+        serde_json::to_string_pretty(&document).expect("plain data")
+    }
+
+    /// Whether anything stood in the way that was looked at now.
+    pub(crate) fn has_new_problems(&self) -> bool {
+        self.changes.iter().any(|change| change.action.is_problem())
+    }
+
+    /// The changes, a line each, and their total.
+    pub(crate) fn lines(&self) -> String {
+        let mut lines: Vec<String> = self.changes.iter().map(ToString::to_string).collect();
+        lines.push(Total(&self.changes).to_string());
+        lines.push(String::new());
+        lines.join("\n")
+    }
+
+    /// How a plan ends: 1 where something is in the way; with `exit_code` 4 where a pass would
+    /// change something.
+    pub(crate) fn plan_exit(&self, exit_code: bool) -> Exit {
+        if exit_code && !self.quiet {
+            Exit::ChangesPending
+        } else {
+            self.exit
+        }
+    }
+
+    const fn result(&self) -> &'static str {
+        match self.exit {
+            Exit::Converged => "converged",
+            _ => "not converged",
+        }
+    }
+
+    /// Whether every wanted profile that compiles is in force.
+    fn is_ready(&self) -> bool {
+        !self
+            .problems
+            .values()
+            .any(|problem| problem.kind == ProblemKind::Failed)
+    }
+}
+
+/// One line: how the pass ended.
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {} in force", self.result(), profiles(self.in_force))?;
+        for (verb, word) in [
+            (Verb::Load, "loaded"),
+            (Verb::Replace, "replaced"),
+            (Verb::Own, "found loaded"),
+            (Verb::Remove, "removed"),
+        ] {
+            let done = self.changes.iter().filter(|change| change.action == verb);
+            match done.count() {
+                0 => {}
+                count => write!(f, "; {count} {word}")?,
+            }
+        }
+        if self.deferred > 0 {
+            write!(
+                f,
+                "; {} removal{} deferred",
+                self.deferred,
+                plural(self.deferred)
+            )?;
+        }
+        if !self.problems.is_empty() {
+            write!(f, "; in the way: {}", problems_in_words(&self.problems))?;
+        }
+        Ok(())
+    }
+}
+
+fn profiles(count: usize) -> String {
+    format!("{count} profile{}", plural(count))
+}
+
+const fn plural(count: usize) -> &'static str {
+    if count == 1 { "" } else { "s" }
+}
+
+/// `custom.a refused, custom.b in conflict and 3 more`.
+fn problems_in_words(problems: &BTreeMap<String, Problem>) -> String {
+    const SHOWN: usize = 3;
+    let mut words: Vec<String> = problems
+        .iter()
+        .take(SHOWN)
+        .map(|(name, problem)| {
+            let name = crate::profile::printable(name);
+            format!("{name} {}", kind_word(problem.kind))
+        })
+        .collect();
+    if problems.len() > SHOWN {
+        words.push(format!("{} more", problems.len() - SHOWN));
+    }
+    words.join(", ")
+}
+
+/// The word for a kind of problem.
+pub(crate) const fn kind_word(kind: ProblemKind) -> &'static str {
+    match kind {
+        ProblemKind::Refused(_) => "refused",
+        ProblemKind::Conflict => "conflict",
+        ProblemKind::Contested => "contested",
+        ProblemKind::Failed => "failed",
+        ProblemKind::Kept => "kept",
+    }
+}
+
+/// Logs what was done or found; what stood already in the last pass only when asked for.
+pub(crate) fn log_change(change: &Change, standing: bool) {
+    let level = match change.action {
+        _ if standing => log::Level::Debug,
+        verb if verb.is_problem() => log::Level::Warn,
+        _ => log::Level::Info,
+    };
+    log::log!(
+        level,
+        profile = change.profile.as_str(),
+        action:% = change.action,
+        reason = change.reason.as_str();
+        "{change}"
+    );
+}
+
+/// Logs the one line that every pass ends with.
+pub(crate) fn log_end(report: &Report) {
+    let level = if report.exit == Exit::Converged {
+        log::Level::Info
+    } else {
+        log::Level::Warn
+    };
+    log::log!(level, action = "pass", reason = report.result(); "{report}");
+}
+
+/// What the last pass left for the probes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Heartbeat {
+    pub(crate) schema: u32,
+    pub(crate) at: Time,
+    /// Seconds since boot.
+    pub(crate) uptime: u64,
+    pub(crate) boot_id: String,
+    pub(crate) exit: u8,
+    /// The source was read wholly, and every wanted profile that compiles is in force.
+    pub(crate) ready: bool,
+    /// Nothing is refused, in conflict or otherwise in the way.
+    pub(crate) clean: bool,
+    pub(crate) reason: String,
+}
+
+/// Writes the heartbeat. It is not worth failing a pass for.
+pub(crate) fn heartbeat(
+    folder: &Folder,
+    set: &str,
+    boot_id: Option<String>,
+    result: &Result<Report, Error>,
+) {
+    let now = Stamp::now();
+    let (exit, ready, clean, reason) = match result {
+        Ok(report) => (
+            report.exit.code(),
+            report.is_ready(),
+            report.problems.is_empty(),
+            report.to_string(),
+        ),
+        Err(error) => (error.exit().code(), false, false, error.chain()),
+    };
+    let heartbeat = Heartbeat {
+        schema: SCHEMA,
+        at: now.at,
+        uptime: now.uptime,
+        boot_id: boot_id.unwrap_or_default(),
+        exit,
+        ready,
+        clean,
+        reason,
+    };
+    let json = serde_json::to_vec(&heartbeat).expect("plain data");
+    if let Err(error) = folder.write_heartbeat(set, &json) {
+        log::debug!("no heartbeat: {error}");
+    }
+}
+
+/// `public/status.json`: what others on the node may read.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Published {
+    pub(crate) schema: u32,
+    #[serde(default)]
+    pub(crate) node: Option<String>,
+    pub(crate) boot_id: String,
+    pub(crate) at: Time,
+    pub(crate) sets: BTreeMap<String, PublishedSet>,
+}
+
+/// One set of it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct PublishedSet {
+    pub(crate) profiles: BTreeMap<String, PublishedProfile>,
+    pub(crate) problems: BTreeMap<String, String>,
+}
+
+/// One profile of it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct PublishedProfile {
+    pub(crate) mode: Mode,
+    pub(crate) digest: Digest,
+    /// None: not loaded in this boot.
+    pub(crate) loaded_at: Option<Time>,
+}
+
+/// Publishes the status. It is not worth failing a pass for.
+pub(crate) fn publish(folder: &Folder, state: &State) {
+    let sets = state.sets.iter().map(|(name, set)| {
+        let profiles = set.profiles.iter().map(|(name, record)| {
+            let profile = PublishedProfile {
+                mode: record.mode(),
+                digest: record.text,
+                loaded_at: record.loaded_at,
+            };
+            (name.to_string(), profile)
+        });
+        let problems = set.problems.iter();
+        let set = PublishedSet {
+            profiles: profiles.collect(),
+            problems: problems
+                .map(|(name, p)| (name.clone(), p.message.clone()))
+                .collect(),
+        };
+        (name.clone(), set)
+    });
+    let status = Published {
+        schema: SCHEMA,
+        node: state.node.clone(),
+        boot_id: state.boot_id.clone().unwrap_or_default(),
+        at: Time::now(),
+        sets: sets.collect(),
+    };
+    let json = serde_json::to_vec(&status).expect("plain data");
+    if let Err(error) = folder.publish(&json) {
+        log::warn!("the status is not published: {error}");
+    }
+}
+
+/// A problem in JSON output.
+#[derive(Serialize)]
+pub(crate) struct ProblemLine<'a> {
+    profile: &'a str,
+    kind: &'static str,
+    message: &'a str,
+    since: Time,
+}
+
+/// The problems as JSON output has them.
+pub(crate) fn problem_lines(problems: &BTreeMap<String, Problem>) -> Vec<ProblemLine<'_>> {
+    problems
+        .iter()
+        .map(|(profile, problem)| ProblemLine {
+            profile,
+            kind: kind_word(problem.kind),
+            message: &problem.message,
+            since: problem.since.at,
+        })
+        .collect()
+}

@@ -1,0 +1,488 @@
+//! Flags, environment and defaults made into typed settings.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
+
+use crate::args::{CommonFlags, PassFlags, RuleFlags};
+use crate::error::Error;
+use crate::parser;
+use crate::profile::quoted;
+use crate::source::{Limits, Source};
+
+/// The most bytes of compiled policy that one text may become.
+const MAX_BLOB: u64 = 32 << 20;
+
+/// Where a setting that no flag gives is looked up: the environment.
+pub(crate) type Env<'a> = &'a dyn Fn(&str) -> Option<String>;
+
+/// The process's own environment; a variable that is set but empty counts as not set.
+pub(crate) fn process_env(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+/// What every command needs to know.
+#[derive(Clone, Debug)]
+pub(crate) struct Common {
+    pub(crate) root: PathBuf,
+    pub(crate) state_dir: PathBuf,
+    pub(crate) securityfs: PathBuf,
+    pub(crate) proc: PathBuf,
+    pub(crate) set: String,
+    pub(crate) log_format: LogFormat,
+    pub(crate) termination_log: Option<PathBuf>,
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum LogFormat {
+    Text,
+    Json,
+}
+
+/// Which profiles are accepted, and how they are compiled.
+#[derive(Clone, Debug)]
+pub(crate) struct Rules {
+    pub(crate) prefix: String,
+    pub(crate) allow_attachment: bool,
+    pub(crate) allow_unconfined: bool,
+    pub(crate) limits: Limits,
+    pub(crate) compile_timeout: Duration,
+    pub(crate) jobs: Option<usize>,
+    pub(crate) parser: Option<PathBuf>,
+    pub(crate) base: PathBuf,
+}
+
+/// How long a profile must be unwanted and unused before it is removed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum RemoveAfter {
+    Time(Duration),
+    Never,
+}
+
+/// Everything a pass needs to know.
+#[derive(Clone, Debug)]
+pub(crate) struct Pass {
+    pub(crate) common: Common,
+    pub(crate) rules: Rules,
+    pub(crate) sources: Vec<Source>,
+    pub(crate) remove_after: RemoveAfter,
+    pub(crate) allow_empty: bool,
+    pub(crate) complain: bool,
+    pub(crate) adopt: Vec<String>,
+    pub(crate) take_over: bool,
+    pub(crate) copy_to: Option<PathBuf>,
+    pub(crate) lock_timeout: Duration,
+    pub(crate) deadline: Duration,
+    pub(crate) node: Option<String>,
+    pub(crate) output: Option<Output>,
+}
+
+/// How results are printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Output {
+    Text,
+    Json,
+    Github,
+}
+
+/// One setting, from the flag, else from its environment variable.
+pub(crate) struct Setting<'a> {
+    flag: &'static str,
+    value: Option<String>,
+    from_env: bool,
+    env: Env<'a>,
+}
+
+impl<'a> Setting<'a> {
+    /// The setting of `flag` (without dashes), whose value on the command line is `value`.
+    pub(crate) fn new(flag: &'static str, value: Option<&String>, env: Env<'a>) -> Self {
+        Self {
+            flag,
+            value: value.cloned(),
+            from_env: false,
+            env,
+        }
+        .or_env(&variable(flag))
+    }
+
+    /// Another variable that is asked when neither flag nor its own variable is set.
+    pub(crate) fn or_env(mut self, name: &str) -> Self {
+        if self.value.is_none() {
+            self.value = (self.env)(name);
+            self.from_env = self.value.is_some();
+        }
+        self
+    }
+
+    pub(crate) fn text(self) -> Option<String> {
+        self.value
+    }
+
+    pub(crate) fn path(self) -> Option<PathBuf> {
+        self.value.map(PathBuf::from)
+    }
+
+    /// The value as `read` understands it, or `default`.
+    pub(crate) fn read<T>(
+        self,
+        default: T,
+        wanted: &str,
+        read: impl FnOnce(&str) -> Option<T>,
+    ) -> Result<T, Error> {
+        let Some(value) = &self.value else {
+            return Ok(default);
+        };
+        read(value.trim()).ok_or_else(|| {
+            let place = if self.from_env {
+                variable(self.flag)
+            } else {
+                format!("--{}", self.flag)
+            };
+            Error::Usage(format!("{place} is {}: give {wanted}", quoted(value)))
+        })
+    }
+
+    pub(crate) fn duration(self, default: Duration) -> Result<Duration, Error> {
+        self.read(default, "a time such as 30s, 15m or 2h", duration)
+    }
+
+    /// A whole number from `least` to `most`.
+    pub(crate) fn number<T: FromStr + PartialOrd + std::fmt::Display + Copy>(
+        self,
+        default: T,
+        least: T,
+        most: T,
+    ) -> Result<T, Error> {
+        self.read(
+            default,
+            &format!("a whole number from {least} to {most}"),
+            |text| text.parse().ok().filter(|n| *n >= least && *n <= most),
+        )
+    }
+}
+
+/// Whether a switch is on, by flag or by environment.
+pub(crate) fn switch(flag: &'static str, on: bool, env: Env) -> Result<bool, Error> {
+    if on {
+        return Ok(true);
+    }
+    Setting::new(flag, None, env).read(false, "true or false", |text| {
+        match text.to_ascii_lowercase().as_str() {
+            "true" | "1" | "yes" | "on" => Some(true),
+            "false" | "0" | "no" | "off" => Some(false),
+            _ => None,
+        }
+    })
+}
+
+fn variable(flag: &str) -> String {
+    format!("ARMORER_{}", flag.to_ascii_uppercase().replace('-', "_"))
+}
+
+impl Common {
+    pub(crate) fn new(flags: &CommonFlags, env: Env) -> Result<Self, Error> {
+        let root = Setting::new("root", flags.root.as_ref(), env)
+            .path()
+            .unwrap_or_else(|| "/".into());
+        let place = |flag, value: &Option<String>, default: &str| {
+            let path = Setting::new(flag, value.as_ref(), env).path();
+            rebase(&root, &path.unwrap_or_else(|| default.into()))
+        };
+        Ok(Self {
+            state_dir: place("state-dir", &flags.state_dir, "/var/lib/armorer"),
+            securityfs: place("securityfs", &flags.securityfs, "/sys/kernel/security"),
+            proc: place("proc", &flags.proc, "/proc"),
+            set: Setting::new("set", flags.set.as_ref(), env).read(
+                "default".into(),
+                "a set's name of at most 63 small letters, digits and dashes",
+                set_name,
+            )?,
+            log_format: Setting::new("log-format", flags.log_format.as_ref(), env).read(
+                LogFormat::Text,
+                "text or json",
+                |text| match text {
+                    "text" => Some(LogFormat::Text),
+                    "json" => Some(LogFormat::Json),
+                    _ => None,
+                },
+            )?,
+            termination_log: Setting::new("termination-log", flags.termination_log.as_ref(), env)
+                .path(),
+            root,
+        })
+    }
+}
+
+impl Rules {
+    pub(crate) fn new(flags: &RuleFlags, env: Env) -> Result<Self, Error> {
+        let limits = Limits {
+            profile_bytes: Setting::new("max-profile-size", flags.max_profile_size.as_ref(), env)
+                .read(512 << 10, "a size such as 512KiB or 1MiB", size)?,
+            profiles: Setting::new("max-profiles", flags.max_profiles.as_ref(), env)
+                .number(4096, 1, 1_000_000)?,
+        };
+        // An empty prefix is a wish, so this one flag is looked at before the environment.
+        let prefix = match &flags.prefix {
+            Some(prefix) => prefix.clone(),
+            None => env("ARMORER_PREFIX").map_or_else(
+                || "custom.".to_owned(),
+                |prefix| prefix.trim_matches(['\'', '"']).to_owned(),
+            ),
+        };
+        Ok(Self {
+            prefix,
+            allow_attachment: switch("allow-attachment", flags.allow_attachment, env)?,
+            allow_unconfined: switch("allow-unconfined", flags.allow_unconfined, env)?,
+            limits,
+            compile_timeout: Setting::new("compile-timeout", flags.compile_timeout.as_ref(), env)
+                .duration(Duration::from_secs(30))?,
+            jobs: Setting::new("jobs", flags.jobs.as_ref(), env).read(
+                None,
+                "a whole number from 1 to 256",
+                |text| {
+                    text.parse()
+                        .ok()
+                        .filter(|n| (1..=256).contains(n))
+                        .map(Some)
+                },
+            )?,
+            parser: Setting::new("parser", flags.parser.as_ref(), env).path(),
+            base: Setting::new("base", flags.base.as_ref(), env)
+                .path()
+                .unwrap_or_else(|| "/etc/apparmor.d".into()),
+        })
+    }
+}
+
+impl Pass {
+    pub(crate) fn new(flags: &PassFlags, env: Env) -> Result<Self, Error> {
+        let common = Common::new(&flags.common, env)?;
+        let mut named = flags.sources.clone();
+        if named.is_empty() {
+            named.extend(env("PROFILES_DIR"));
+        }
+        if named.is_empty() {
+            return Err(Error::Usage(
+                "no source: name a folder or configmap://NAMESPACE/NAME, or set PROFILES_DIR"
+                    .into(),
+            ));
+        }
+        let mut seen = BTreeSet::new();
+        if let Some(twice) = named.iter().find(|name| !seen.insert(*name)) {
+            return Err(Error::Usage(format!(
+                "the source {} is named twice",
+                quoted(twice)
+            )));
+        }
+        let mut adopt = flags.adopt.clone();
+        if adopt.is_empty() {
+            let listed = env("ARMORER_ADOPT").unwrap_or_default();
+            adopt.extend(listed.split_whitespace().map(str::to_owned));
+        }
+        Ok(Self {
+            rules: Rules::new(&flags.rules, env)?,
+            sources: named
+                .iter()
+                .map(|name| Source::parse(name))
+                .collect::<Result<_, _>>()?,
+            remove_after: remove_after(flags.remove_after.as_ref(), env)?,
+            allow_empty: switch("allow-empty", flags.allow_empty, env)?,
+            complain: switch("complain", flags.complain, env)?,
+            adopt,
+            take_over: switch("take-over", flags.take_over, env)?,
+            copy_to: Setting::new("copy-to", flags.copy_to.as_ref(), env)
+                .path()
+                .map(|path| rebase(&common.root, &path)),
+            lock_timeout: lock_timeout(flags.lock_timeout.as_ref(), env)?,
+            deadline: deadline(flags.deadline.as_ref(), env)?,
+            node: Setting::new("node-name", flags.node_name.as_ref(), env)
+                .or_env("NODE_NAME")
+                .text(),
+            output: Setting::new("output", flags.output.as_ref(), env).read(
+                None,
+                "text or json",
+                |text| match text {
+                    "text" => Some(Some(Output::Text)),
+                    "json" => Some(Some(Output::Json)),
+                    _ => None,
+                },
+            )?,
+            common,
+        })
+    }
+}
+
+impl Pass {
+    /// How the compiler is called.
+    pub(crate) fn compiler(&self) -> parser::Settings {
+        self.rules.compiler(&self.common, self.complain)
+    }
+}
+
+impl Rules {
+    /// How the compiler is called.
+    pub(crate) fn compiler(&self, common: &Common, complain: bool) -> parser::Settings {
+        parser::Settings {
+            program: self.parser.clone(),
+            base: self.base.clone(),
+            securityfs: common.securityfs.clone(),
+            timeout: self.compile_timeout,
+            jobs: self.jobs,
+            complain,
+            max_blob: MAX_BLOB,
+        }
+    }
+}
+
+pub(crate) fn remove_after(flag: Option<&String>, env: Env) -> Result<RemoveAfter, Error> {
+    Setting::new("remove-after", flag, env).read(
+        RemoveAfter::Time(Duration::from_secs(15 * 60)),
+        "a time such as 15m, 0s for as soon as unused, or never",
+        |text| match text {
+            "never" => Some(RemoveAfter::Never),
+            _ => duration(text).map(RemoveAfter::Time),
+        },
+    )
+}
+
+pub(crate) fn lock_timeout(flag: Option<&String>, env: Env) -> Result<Duration, Error> {
+    Setting::new("lock-timeout", flag, env).duration(Duration::from_secs(30))
+}
+
+pub(crate) fn deadline(flag: Option<&String>, env: Env) -> Result<Duration, Error> {
+    Setting::new("deadline", flag, env).duration(Duration::from_secs(5 * 60))
+}
+
+pub(crate) fn rebase(root: &Path, path: &Path) -> PathBuf {
+    root.join(path.strip_prefix("/").unwrap_or(path))
+}
+
+fn set_name(text: &str) -> Option<String> {
+    let fits = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+    (!text.is_empty() && text.len() <= 63 && text.bytes().all(fits)).then(|| text.to_owned())
+}
+
+/// A time with its unit: `500ms`, `30s`, `15m`, `2h`, `1d`; `0` needs none. At most a year.
+fn duration(text: &str) -> Option<Duration> {
+    const YEAR: u64 = 366 * 24 * 3600;
+    if text == "0" {
+        return Some(Duration::ZERO);
+    }
+    let digits = text.find(|c: char| !c.is_ascii_digit())?;
+    let number: u64 = text[..digits].parse().ok()?;
+    let time = match &text[digits..] {
+        "ms" => Duration::from_millis(number),
+        "s" => Duration::from_secs(number),
+        "m" => Duration::from_secs(number.checked_mul(60)?),
+        "h" => Duration::from_secs(number.checked_mul(3600)?),
+        "d" => Duration::from_secs(number.checked_mul(86_400)?),
+        _ => return None,
+    };
+    (time.as_secs() <= YEAR).then_some(time)
+}
+
+/// A size in bytes: `65536`, `512KiB`, `1MiB`. At most 1 GiB, at least one byte.
+fn size(text: &str) -> Option<u64> {
+    let digits = text
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(text.len());
+    let number: u64 = text[..digits].parse().ok()?;
+    let unit = match &text[digits..] {
+        "" | "B" => 1,
+        "K" | "KiB" | "k" => 1 << 10,
+        "M" | "MiB" => 1 << 20,
+        _ => return None,
+    };
+    number
+        .checked_mul(unit)
+        .filter(|bytes| (1..=1 << 30).contains(bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn nothing(_: &str) -> Option<String> {
+        None
+    }
+
+    #[test]
+    fn times_want_a_unit() {
+        let seconds = |text| duration(text).map(|time| time.as_secs());
+        assert_eq!(seconds("15m"), Some(900));
+        assert_eq!(seconds("0s"), Some(0));
+        assert_eq!(seconds("0"), Some(0));
+        assert_eq!(seconds("1d"), Some(86_400));
+        for wrong in [
+            "",
+            "15",
+            "m",
+            "-1s",
+            "1.5h",
+            "1w",
+            "99999999999999999999s",
+            "400d",
+        ] {
+            assert_eq!(duration(wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn sizes_are_bytes_or_binary_units() {
+        assert_eq!(size("512KiB"), Some(524_288));
+        assert_eq!(size("7"), Some(7));
+        for wrong in ["", "0", "KiB", "1TB", "-1", "99999MiB"] {
+            assert_eq!(size(wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn the_flag_wins_over_the_environment_and_that_over_the_default() {
+        let env = |name: &str| (name == "ARMORER_SET").then(|| "from-env".to_owned());
+        let mut flags = CommonFlags::default();
+        assert_eq!(Common::new(&flags, &nothing).unwrap().set, "default");
+        assert_eq!(Common::new(&flags, &env).unwrap().set, "from-env");
+        flags.set = Some("from-flag".into());
+        assert_eq!(Common::new(&flags, &env).unwrap().set, "from-flag");
+    }
+
+    #[test]
+    fn a_wrong_value_names_where_it_came_from() {
+        let env = |name: &str| (name == "ARMORER_SET").then(|| "../x".to_owned());
+        let error = Common::new(&CommonFlags::default(), &env).unwrap_err();
+        assert!(
+            error
+                .to_string()
+                .starts_with("ARMORER_SET is \"../x\": give")
+        );
+        let flags = CommonFlags {
+            set: Some("A".into()),
+            ..CommonFlags::default()
+        };
+        let error = Common::new(&flags, &nothing).unwrap_err();
+        assert!(error.to_string().starts_with("--set is \"A\": give"));
+    }
+
+    #[test]
+    fn the_root_rebases_every_place_of_the_host() {
+        let flags = CommonFlags {
+            root: Some("/tmp/node".into()),
+            proc: Some("/host/proc".into()),
+            ..CommonFlags::default()
+        };
+        let common = Common::new(&flags, &nothing).unwrap();
+        assert_eq!(common.state_dir, Path::new("/tmp/node/var/lib/armorer"));
+        assert_eq!(common.proc, Path::new("/tmp/node/host/proc"));
+    }
+
+    #[test]
+    fn switches_read_the_environment_too() {
+        let env = |value: &'static str| move |_: &str| Some(value.to_owned());
+        assert!(switch("allow-empty", false, &env("true")).unwrap());
+        assert!(!switch("allow-empty", false, &env("0")).unwrap());
+        assert!(switch("allow-empty", false, &env("maybe")).is_err());
+        assert!(switch("allow-empty", true, &env("maybe")).unwrap());
+    }
+}
