@@ -9,7 +9,7 @@ use crate::support::process::{label, labels, until_free};
 use crate::support::{Case, can_write, hold, run, sh, simple};
 
 const FAMILY: &str = "profile custom.p {
-  file, capability, signal, ptrace, change_profile,
+  file, capability, signal, ptrace, change_profile, mount, umount, unix,
   deny /tmp/secret w,
   profile kid { file, capability, signal, deny /tmp/secret w, }
   ^hat { file, capability, signal, deny /tmp/secret w, }
@@ -89,14 +89,25 @@ fn held_in_another_pid_namespace() {
     is_deferred("pid-namespace", FAMILY);
 }
 
+/// Deletes the container, also when the test fails: the next would meet it.
+struct Container(String);
+
+impl Drop for Container {
+    fn drop(&mut self) {
+        sh(&self.0);
+    }
+}
+
 /// A container that is created and not started: its init will execute under the profile.
 fn armed_by(create: &str, start: &str, delete: &str) {
     let case = Case::new();
     case.want_simple("custom.p");
+    case.want_simple("custom.stays");
     case.pass().exits(0);
     let bundle = case.dir.join("bundle");
     fs::create_dir_all(bundle.join("rootfs/bin")).unwrap();
     fs::create_dir_all(bundle.join("rootfs/proc")).unwrap();
+    fs::create_dir_all(bundle.join("rootfs/dev")).unwrap();
     fs::copy("/run/guest/busybox", bundle.join("rootfs/bin/busybox")).unwrap();
     let config = r#"{"ociVersion":"1.0.2","root":{"path":"rootfs"},"hostname":"c",
         "process":{"terminal":false,"user":{"uid":0,"gid":0},"cwd":"/",
@@ -113,6 +124,7 @@ fn armed_by(create: &str, start: &str, delete: &str) {
     sh(&format!(
         "{there} {create} {output} || {{ cat /tmp/c.log >&2; false; }}"
     ));
+    let container = Container(format!("{delete} --force c"));
     let pid: u32 = fs::read_to_string(pid_file)
         .unwrap()
         .trim()
@@ -137,7 +149,7 @@ fn armed_by(create: &str, start: &str, delete: &str) {
     });
     case.pass().exits(0);
     assert!(is_loaded("custom.p"));
-    sh(&format!("{there} {delete} --force c"));
+    drop(container);
     until_free("custom.p");
     case.pass().exits(0);
     assert!(!is_loaded("custom.p"), "not removed once unused");

@@ -93,12 +93,12 @@ elif kind == "null":
     # Complain mode puts what executes without a rule under a learning child.
     again("execute", profile)
 elif kind == "execute":
-    os.execv("/bin/sh", ["/bin/sh", "-c", "echo ready; while :; do sleep 1000; done"])
+    os.execv("/bin/sh", ["/bin/sh", "-c", "echo ready; read -r forever"])
 elif kind == "pid-namespace":
     write("/proc/self/attr/exec", f"exec {profile}")
     os.execvp(
         "unshare",
-        ["unshare", "--pid", "--fork", "--mount-proc", "sh", "-c", "echo ready; sleep 1000"],
+        ["unshare", "--pid", "--fork", "--mount-proc", "sh", "-c", "echo ready; read -r forever"],
     )
 else:
     sys.exit(f"no kind {kind}")
