@@ -391,6 +391,21 @@ fn equal_contents_prove_ownership() {
 }
 
 #[test]
+fn what_is_proven_and_was_changed_says_what_was_changed() {
+    let a = candidate("custom.a", "1", &[]);
+    let mut node = Node::new();
+    node.load(&a);
+    let loaded = &mut node.observed.loaded;
+    loaded.insert("custom.a".into(), Mode::Complain);
+    assert_write(
+        node.decide(&a),
+        Pending::Replace,
+        "set to complain by somebody else",
+        false,
+    );
+}
+
+#[test]
 fn a_foreign_name_that_is_asked_for_is_taken_over() {
     let a = candidate("custom.a", "ours", &[]);
     let mut node = Node::new();
