@@ -177,6 +177,10 @@ impl<'a> Applier<'a> {
         }
     }
 
+    pub(crate) const fn is_dry(&self) -> bool {
+        self.dry
+    }
+
     pub(crate) fn folder(&self) -> &Folder {
         self.folder
     }

@@ -1,309 +1,430 @@
-//! Who is confined by what: the complete scan of /proc, on which every removal depends.
-//!
-//! A scan says "nobody" only if it could have seen everybody: no mount option hides processes,
-//! process 1 was seen, every thread was read, nothing but the end of a process was met, and
-//! listing again shows no new one. Else the reason is in `Scan::incomplete`.
+//! Who is confined by what: a scan of /proc that knows whether it has seen everybody.
 
-use std::collections::BTreeSet;
-use std::io;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::fmt::Write as _;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 
-use rustix::fs::{CWD, Mode as FileMode, OFlags, RawDir, SeekFrom, openat, seek};
-use rustix::io::Errno;
+use rustix::fd::{AsFd, OwnedFd};
+use rustix::fs::{CWD, Mode, OFlags, PROC_SUPER_MAGIC, RawDir, fstatfs, openat};
+use rustix::io::{Errno, read};
 
-use crate::profile::{is_within, printable};
+use crate::profile::printable;
 
-const FOLDER: OFlags = OFlags::RDONLY
-    .union(OFlags::DIRECTORY)
-    .union(OFlags::CLOEXEC);
+/// New processes are looked for this often; who cannot keep up then says so.
+const ROUNDS: usize = 64;
 
-/// So many times the list of processes is read again until it shows no new one.
-const LISTINGS: usize = 50;
+/// The kernel's mark of its own threads in `/proc/PID/stat` (`PF_KTHREAD`, include/linux/sched.h).
+const KERNEL_THREAD: u64 = 0x0020_0000;
 
-/// A process and what confines one of its threads.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Confined {
-    pub(crate) pid: u32,
-    pub(crate) comm: String,
-    /// Without the mode; a stack joins its profiles with `//&`.
-    pub(crate) label: String,
-}
+/// The programs that create containers, as their processes call themselves.
+///
+/// Seen between create and start: `runc:[2:INIT]`; `crun` or, from a file system where it cannot
+/// bind-mount itself, `memfd:crun_clon`. youki's source names `youki:[2:INIT]`.
+const RUNTIMES: [&str; 3] = ["runc", "crun", "youki"];
 
-/// What was seen.
-#[derive(Clone, Debug, Default)]
+/// What one look at all processes found.
+#[derive(Debug, Default)]
 pub(crate) struct Scan {
-    /// Each process once for each label that its threads have.
-    confined: Vec<Confined>,
-    /// Container runtimes' inits: each may be about to execute under any profile.
-    starting: Vec<(u32, String)>,
-    /// Why somebody may have been missed.
+    /// The confined ones: one entry for each different label of a process' threads.
+    pub(crate) processes: Vec<Confined>,
+    /// Container runtimes at work: each may wait to execute a program under any profile.
+    pub(crate) armed: Vec<(u32, String)>,
+    /// Why this is not everybody, in one line. Whoever is missing may be confined by anything.
     pub(crate) incomplete: Option<String>,
 }
 
+/// A process and a label that a thread of it has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Confined {
+    /// Its id, in the pid namespace of the scanned /proc.
+    pub(crate) pid: u32,
+    /// What it calls itself: at most 15 bytes.
+    pub(crate) comm: String,
+    /// As the kernel prints it, with the mode: `NAME (enforce)`, `A//&B (mixed)`.
+    pub(crate) label: String,
+}
+
+impl Confined {
+    /// The profiles of the label: one, or those of a stack; without mode and policy namespace.
+    pub(crate) fn profiles(&self) -> impl Iterator<Item = &str> {
+        let label = match self.label.rsplit_once(" (") {
+            Some((names, mode)) if mode.ends_with(')') => names,
+            _ => &self.label,
+        };
+        label.split("//&").map(|name| {
+            // `:NAMESPACE:NAME` or `:NAMESPACE://NAME`
+            name.strip_prefix(':')
+                .and_then(|rest| rest.split_once(':'))
+                .map_or(name, |(_, name)| name.trim_start_matches("//"))
+        })
+    }
+}
+
 impl Scan {
-    /// The processes that hold `profile`, a child of it, or a stack with either.
-    pub(crate) fn users_of(&self, profile: &str) -> Vec<&Confined> {
-        let mut seen = BTreeSet::new();
-        self.confined
+    /// The processes that hold `profile`, a child of it, or a stack with either, each once.
+    pub(crate) fn users_of(&self, profile: &str) -> BTreeSet<u32> {
+        self.processes
             .iter()
-            .filter(|confined| holds(&confined.label, profile) && seen.insert(confined.pid))
+            .filter(|process| {
+                process
+                    .profiles()
+                    .any(|name| crate::profile::is_within(name, profile))
+            })
+            .map(|process| process.pid)
             .collect()
     }
 
-    /// Every label.
-    pub(crate) fn labels(&self) -> impl Iterator<Item = &str> {
-        self.confined.iter().map(|confined| confined.label.as_str())
+    /// How many processes hold each profile; a child's count for its parents too.
+    pub(crate) fn counts(&self) -> BTreeMap<&str, usize> {
+        let mut users: BTreeMap<&str, BTreeSet<u32>> = BTreeMap::new();
+        for process in &self.processes {
+            for name in process.profiles() {
+                let parents = name.match_indices("//").map(|(at, _)| &name[..at]);
+                for holder in parents.chain([name]) {
+                    users.entry(holder).or_default().insert(process.pid);
+                }
+            }
+        }
+        users
+            .into_iter()
+            .map(|(name, pids)| (name, pids.len()))
+            .collect()
+    }
+
+    /// The users of `profile`, as in `3 processes (1234 sleep, 1235 sh, …)`; none where nobody
+    /// uses it.
+    pub(crate) fn users_in_words(&self, profile: &str) -> Option<String> {
+        const SHOWN: usize = 3;
+        let users = self.users_of(profile);
+        if users.is_empty() {
+            return None;
+        }
+        let name = |pid: &u32| {
+            let process = self.processes.iter().find(|process| process.pid == *pid);
+            let comm = process.map_or("", |process| process.comm.as_str());
+            format!("{pid} {}", printable(comm))
+        };
+        let mut named: Vec<String> = users.iter().take(SHOWN).map(name).collect();
+        if users.len() > SHOWN {
+            named.push("…".into());
+        }
+        let plural = if users.len() == 1 { "" } else { "es" };
+        let named = named.join(", ");
+        Some(format!("{} process{plural} ({named})", users.len()))
     }
 
     /// Whether containers are being started, in words.
-    pub(crate) fn armed_words(&self) -> Option<String> {
-        let (pid, comm) = self.starting.first()?;
+    pub(crate) fn armed_in_words(&self) -> Option<String> {
+        let (pid, comm) = self.armed.first()?;
+        let comm = printable(comm);
         Some(format!(
-            "a container is being started ({comm}, process {pid}): nobody can tell under which profile"
+            "a container is being started ({pid} {comm}): nobody can tell under which profile"
         ))
     }
-}
 
-/// `3 processes (1234 sleep, 1235 sh, …)`; none where there are none.
-pub(crate) fn in_words(users: &[&Confined]) -> Option<String> {
-    const SHOWN: usize = 3;
-    if users.is_empty() {
-        return None;
+    fn miss(&mut self, why: impl FnOnce() -> String) {
+        self.incomplete.get_or_insert_with(why);
     }
-    let shown = users.iter().take(SHOWN);
-    let mut named: Vec<String> = shown
-        .map(|user| format!("{} {}", user.pid, user.comm))
-        .collect();
-    if users.len() > SHOWN {
-        named.push("…".into());
-    }
-    let plural = if users.len() == 1 { "" } else { "es" };
-    Some(format!(
-        "{} process{plural} ({})",
-        users.len(),
-        named.join(", ")
-    ))
 }
 
-/// Whether `label` holds `profile`. In a stack a profile of another policy namespace reads
-/// `:ns:name` or `:ns://name`, and is not ours; but which namespace is ours depends on the
-/// reader's view, so the bare name counts too.
-fn holds(label: &str, profile: &str) -> bool {
-    label.split("//&").any(|part| {
-        let name = part.strip_prefix(':').and_then(|rest| {
-            let (_, name) = rest.split_once(':')?;
-            Some(name.strip_prefix("//").unwrap_or(name))
-        });
-        is_within(name.unwrap_or(part), profile)
-    })
-}
-
-/// Looks at every thread of every process that `proc` shows.
+/// Reads the label of every thread of every process in `proc`.
 pub(crate) fn scan(proc: &Path) -> Scan {
     let mut scan = Scan::default();
-    if let Err(why) = scan_all(proc, &mut scan) {
-        scan.incomplete.get_or_insert(why);
+    match openat(CWD, proc, folder_flags(), Mode::empty()) {
+        Err(error) => scan.miss(|| format!("cannot open {}: {error}", proc.display())),
+        Ok(folder) => {
+            let other = fstatfs(&folder).is_ok_and(|fs| fs.f_type != PROC_SUPER_MAGIC);
+            if !other && let Err(why) = everybody_is_shown(proc) {
+                scan.miss(|| why);
+            }
+            let mut scanner = Scanner::new(folder, scan);
+            scanner.all(proc);
+            scan = scanner.scan;
+        }
     }
     scan
 }
 
-fn scan_all(proc: &Path, scan: &mut Scan) -> Result<(), String> {
-    let root = openat(CWD, proc, FOLDER, FileMode::empty())
-        .map_err(|error| format!("cannot open {}: {}", proc.display(), words(error)))?;
-    if let Some(why) = hidden_by_mount(proc) {
-        scan.incomplete = Some(why);
-    }
-    let mut looked = BTreeSet::new();
-    for _ in 0..LISTINGS {
-        let mut new = false;
-        let listed = numbers(root.as_fd());
-        for pid in listed.map_err(|error| format!("cannot list processes: {}", words(error)))? {
-            if looked.insert(pid) {
-                new = true;
-                look_at(root.as_fd(), pid, scan);
-            }
-        }
-        if !new {
-            if !looked.contains(&1) && scan.incomplete.is_none() {
-                let why = "process 1 cannot be seen: mount the host's proc and name it with --proc";
-                scan.incomplete = Some(why.into());
-            }
-            return Ok(());
-        }
-    }
-    Err("new processes came faster than they could be looked at".into())
+struct Scanner {
+    proc: OwnedFd,
+    /// The file with a thread's label, below the thread's folder.
+    attribute: &'static str,
+    path: String,
+    buffer: Vec<u8>,
+    scan: Scan,
 }
 
-/// hidepid and subset=pid show less, without any error.
-fn hidden_by_mount(proc: &Path) -> Option<String> {
-    let table = std::fs::read_to_string("/proc/self/mountinfo").ok()?;
-    let place = std::fs::canonicalize(proc).ok()?;
-    let options = mount_options(&table, place.to_str()?)?;
-    let option = hiding_option(&options)?;
-    Some(format!(
-        "{} is mounted with {option}, which hides processes: mount proc without it, or name another with --proc",
-        proc.display()
-    ))
-}
-
-/// The options of the mount that covers `place`, both the mount's and the file system's
-/// (proc_pid_mountinfo(5): the sixth field, and the last). Of mounts upon each other the last
-/// is in force.
-fn mount_options(table: &str, place: &str) -> Option<String> {
-    let mut best: Option<(usize, String)> = None;
-    for line in table.lines() {
-        let fields: Vec<&str> = line.split(' ').collect();
-        let (Some(point), Some(options), Some(own)) = (fields.get(4), fields.get(5), fields.last())
-        else {
-            continue;
+impl Scanner {
+    fn new(proc: OwnedFd, scan: Scan) -> Self {
+        let mut scanner = Self {
+            proc,
+            attribute: "attr/apparmor/current",
+            path: String::new(),
+            buffer: vec![0; 4096],
+            scan,
         };
-        let point = point.replace("\\040", " ");
-        let covers = point == "/"
-            || place == point
-            || place
-                .strip_prefix(&point)
-                .is_some_and(|rest| rest.starts_with('/'));
-        if covers
-            && best
-                .as_ref()
-                .is_none_or(|(length, _)| point.len() >= *length)
-        {
-            best = Some((point.len(), format!("{options},{own}")));
+        // Linux before 5.1 has only the file that all security modules share.
+        let first = openat(
+            &scanner.proc,
+            "1/attr/apparmor",
+            folder_flags(),
+            Mode::empty(),
+        );
+        if first.is_err_and(gone) {
+            scanner.attribute = "attr/current";
         }
+        scanner
     }
-    best.map(|(_, options)| options)
+
+    fn all(&mut self, proc: &Path) {
+        let mut seen = HashSet::new();
+        let mut first_process = false;
+        for _ in 0..ROUNDS {
+            let processes = openat(&self.proc, ".", folder_flags(), Mode::empty())
+                .and_then(|folder| numbered(&folder));
+            let processes = match processes {
+                Ok(processes) => processes,
+                Err(error) => {
+                    self.scan
+                        .miss(|| format!("cannot list {}: {error}", proc.display()));
+                    return;
+                }
+            };
+            let mut new = false;
+            for (pid, inode) in processes {
+                if !seen.insert((pid, inode)) {
+                    continue;
+                }
+                new = true;
+                match self.process(pid) {
+                    Ok(read) => first_process |= pid == 1 && read,
+                    Err(error) => self.scan.miss(|| {
+                        format!(
+                            "cannot read the label of process {pid} in {}: {error}",
+                            proc.display()
+                        )
+                    }),
+                }
+            }
+            if !new {
+                if !first_process {
+                    self.scan
+                        .miss(|| format!("process 1 is not to be seen in {}", proc.display()));
+                }
+                return;
+            }
+        }
+        self.scan
+            .miss(|| format!("processes start faster than {} can be read", proc.display()));
+    }
+
+    /// Whether any thread of the process was still there.
+    fn process(&mut self, pid: u32) -> Result<bool, Errno> {
+        // Before the labels: a runtime has them changed by its exec, which changes the name too.
+        let comm = match self.comm(pid) {
+            Err(error) if gone(error) => return Ok(false),
+            comm => comm?,
+        };
+        if is_runtime(&comm) || self.was_started_as_runtime(pid, &comm) {
+            self.scan.armed.push((pid, comm.clone()));
+        }
+        let first = self.scan.processes.len();
+        let mut seen = BTreeSet::new();
+        let mut any = false;
+        for _ in 0..ROUNDS {
+            self.set_path(format_args!("{pid}/task"));
+            let task = openat(&self.proc, &self.path, folder_flags(), Mode::empty());
+            let threads = task.as_ref().map_err(|error| *error).and_then(numbered);
+            let (task, threads) = match (task, threads) {
+                (Err(error), _) | (_, Err(error)) if gone(error) => return Ok(any),
+                (task, threads) => (task?, threads?),
+            };
+            // A thread that has gone can have started another one meanwhile.
+            let mut vanished = false;
+            for (thread, _) in threads {
+                if !seen.insert(thread) {
+                    continue;
+                }
+                let attribute = self.attribute;
+                self.set_path(format_args!("{thread}/{attribute}"));
+                let label = match read_text(&task, &self.path, &mut self.buffer) {
+                    Err(error) if gone(error) => {
+                        vanished = true;
+                        continue;
+                    }
+                    label => label?,
+                };
+                any = true;
+                let known = &self.scan.processes[first..];
+                if label != "unconfined" && known.iter().all(|known| known.label != label) {
+                    self.scan.processes.push(Confined {
+                        pid,
+                        comm: comm.clone(),
+                        label,
+                    });
+                }
+            }
+            if !vanished {
+                return Ok(any);
+            }
+        }
+        // Its threads come and go faster than they can be read.
+        Err(Errno::AGAIN)
+    }
+
+    fn comm(&mut self, pid: u32) -> Result<String, Errno> {
+        self.set_path(format_args!("{pid}/comm"));
+        read_text(&self.proc, &self.path, &mut self.buffer)
+    }
+
+    /// A program started by its descriptor is called by that number.
+    fn was_started_as_runtime(&mut self, pid: u32, comm: &str) -> bool {
+        if comm.is_empty() || !comm.bytes().all(|byte| byte.is_ascii_digit()) {
+            return false;
+        }
+        self.set_path(format_args!("{pid}/cmdline"));
+        let Ok(line) = read_text(&self.proc, &self.path, &mut self.buffer) else {
+            return true;
+        };
+        let program = line.split('\0').next().unwrap_or_default();
+        is_runtime(program.rsplit('/').next().unwrap_or_default())
+    }
+
+    fn set_path(&mut self, path: std::fmt::Arguments) {
+        self.path.clear();
+        // Writing to a String cannot fail.
+        let _ = self.path.write_fmt(path);
+    }
 }
 
-fn hiding_option(options: &str) -> Option<&str> {
-    options.split(',').find(|option| {
-        let hides = option
-            .strip_prefix("hidepid=")
-            .is_some_and(|value| !matches!(value, "0" | "off"));
-        hides || *option == "subset=pid"
-    })
+fn folder_flags() -> OFlags {
+    OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC
 }
 
-/// The entries of the open `folder` that are numbers, from its start.
-fn numbers(folder: BorrowedFd) -> rustix::io::Result<Vec<u32>> {
-    seek(folder, SeekFrom::Start(0))?;
-    let mut numbers = Vec::new();
+/// The process or thread has ended.
+fn gone(error: Errno) -> bool {
+    matches!(error, Errno::NOENT | Errno::SRCH)
+}
+
+/// The entries of an open folder that are numbers, with their inodes: a number that is given
+/// anew has another one.
+fn numbered(folder: &OwnedFd) -> Result<Vec<(u32, u64)>, Errno> {
     let mut buffer = [MaybeUninit::uninit(); 8192];
     let mut entries = RawDir::new(folder, &mut buffer);
+    let mut numbers = Vec::new();
     while let Some(entry) = entries.next() {
-        numbers.extend(
-            entry?
-                .file_name()
-                .to_str()
-                .ok()
-                .and_then(|n| n.parse::<u32>().ok()),
-        );
+        let entry = entry?;
+        let number = entry.file_name().to_str().ok().and_then(|n| n.parse().ok());
+        numbers.extend(number.map(|number| (number, entry.ino())));
     }
     Ok(numbers)
 }
 
-/// Looks at every thread of `pid`; one that has ended by now is nobody.
-fn look_at(root: BorrowedFd, pid: u32, scan: &mut Scan) {
-    if let Err(error) = look_at_threads(root, pid, scan)
-        && !matches!(error, Errno::NOENT | Errno::SRCH)
-    {
-        let why = format!("process {pid} could not be looked at: {}", words(error));
-        scan.incomplete.get_or_insert(why);
-    }
-}
-
-fn look_at_threads(root: BorrowedFd, pid: u32, scan: &mut Scan) -> rustix::io::Result<()> {
-    let tasks = openat(root, format!("{pid}/task"), FOLDER, FileMode::empty())?;
-    // The name comes before the labels: a runtime's init that executes its program between the
-    // two readings shows its label then.
-    let comm = read_comm(tasks.as_fd(), pid)?;
-    if is_starting(&comm) {
-        scan.starting.push((pid, comm.clone()));
-    }
-    let mut looked = BTreeSet::new();
-    for _ in 0..LISTINGS {
-        let new: Vec<u32> = numbers(tasks.as_fd())?
-            .into_iter()
-            .filter(|tid| looked.insert(*tid))
-            .collect();
-        if new.is_empty() {
-            return Ok(());
+/// A file's text without the newline at its end.
+fn read_text(folder: impl AsFd, path: &str, buffer: &mut Vec<u8>) -> Result<String, Errno> {
+    let file = openat(
+        folder,
+        path,
+        OFlags::RDONLY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )?;
+    let mut length = 0;
+    loop {
+        if length == buffer.len() {
+            buffer.resize(2 * length, 0);
         }
-        for tid in new {
-            match read_label(tasks.as_fd(), tid) {
-                Ok(label) => scan.see(pid, &comm, label),
-                Err(Errno::NOENT | Errno::SRCH) => {}
-                Err(error) => return Err(error),
-            }
+        match read(&file, &mut buffer[length..])? {
+            0 => break,
+            more => length += more,
         }
     }
-    let why = format!("process {pid} starts threads faster than they could be looked at");
-    scan.incomplete.get_or_insert(why);
-    Ok(())
-}
-
-impl Scan {
-    fn see(&mut self, pid: u32, comm: &str, label: String) {
-        let known = self
-            .confined
-            .iter()
-            .rev()
-            .take_while(|confined| confined.pid == pid);
-        if label != "unconfined" && !known.into_iter().any(|confined| confined.label == label) {
-            self.confined.push(Confined {
-                pid,
-                comm: comm.to_owned(),
-                label,
-            });
-        }
-    }
-}
-
-/// The label without its mode, which follows the last ` (`.
-fn read_label(tasks: BorrowedFd, tid: u32) -> rustix::io::Result<String> {
-    let mut buffer = [0; 4096];
-    let length = match read_file(tasks, &format!("{tid}/attr/apparmor/current"), &mut buffer) {
-        // Kernels before 5.8 have no folder of AppArmor's own.
-        Err(Errno::NOENT) => read_file(tasks, &format!("{tid}/attr/current"), &mut buffer)?,
-        other => other?,
-    };
     let text = String::from_utf8_lossy(&buffer[..length]);
-    let text = text.trim_end_matches(['\n', '\0']);
-    let name = match text.rsplit_once(" (") {
-        Some((name, mode)) if mode.ends_with(')') => name,
-        _ => text,
-    };
-    Ok(name.to_owned())
+    Ok(text.trim_end_matches(['\n', '\0']).to_owned())
 }
 
-fn read_comm(tasks: BorrowedFd, tid: u32) -> rustix::io::Result<String> {
-    let mut buffer = [0; 64];
-    let length = read_file(tasks, &format!("{tid}/comm"), &mut buffer)?;
-    let text = String::from_utf8_lossy(&buffer[..length]);
-    Ok(printable(text.trim_end()))
+/// Whether a process of this name may be creating a container.
+fn is_runtime(comm: &str) -> bool {
+    let comm = comm.strip_prefix("memfd:").unwrap_or(comm);
+    RUNTIMES.iter().any(|runtime| {
+        comm.strip_prefix(runtime)
+            .is_some_and(|rest| !rest.starts_with(|c: char| c.is_ascii_alphanumeric()))
+    })
 }
 
-fn read_file(folder: BorrowedFd, path: &str, buffer: &mut [u8]) -> rustix::io::Result<usize> {
-    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-    let file = openat(folder, path, flags, FileMode::empty())?;
-    rustix::io::read(file, buffer)
+/// Whether the process file system mounted at `proc` shows the whole node.
+fn everybody_is_shown(proc: &Path) -> Result<(), String> {
+    let mounts = std::fs::read("/proc/self/mountinfo")
+        .or_else(|_| std::fs::read(proc.join("self/mountinfo")))
+        .map_err(|error| format!("cannot read how {} is mounted: {error}", proc.display()))?;
+    let path = std::fs::canonicalize(proc)
+        .map_err(|error| format!("cannot resolve {}: {error}", proc.display()))?;
+    hides_nobody(&String::from_utf8_lossy(&mounts), &path)?;
+    // Only the initial pid namespace has the kernel's thread 2.
+    let stat = std::fs::read_to_string(proc.join("2/stat")).unwrap_or_default();
+    if is_kernel_thread(&stat) {
+        Ok(())
+    } else {
+        Err(format!(
+            "{} shows only the processes of a container: mount the host's /proc and name it with --proc",
+            proc.display()
+        ))
+    }
 }
 
-/// Whether a process of this name may be a container runtime's init that is about to execute a
-/// container's program, under a profile that nobody else can read yet.
-///
-/// runc names it `runc:[1:CHILD]` or `runc:[2:INIT]`, youki `youki:[2:INIT]` and the like; crun's
-/// keeps the runtime's own name.
-fn is_starting(comm: &str) -> bool {
-    comm.starts_with("runc:[") || comm.starts_with("youki:[") || comm == "crun"
+/// `stat` is `PID (COMM) STATE PPID PGRP SESSION TTY TPGID FLAGS …` (`proc_pid_stat(5)`).
+fn is_kernel_thread(stat: &str) -> bool {
+    stat.rsplit_once(')')
+        .and_then(|(_, rest)| rest.split_whitespace().nth(6))
+        .and_then(|flags| flags.parse::<u64>().ok())
+        .is_some_and(|flags| flags & KERNEL_THREAD != 0)
 }
 
-/// An error of the system, in its own words.
-fn words(error: Errno) -> String {
-    io::Error::from(error).to_string()
+/// Looks at the options of the mount that covers `proc`, in the format of
+/// `proc_pid_mountinfo(5)`: `ID PARENT DEVICE ROOT POINT OPTIONS [TAG…] - TYPE SOURCE OPTIONS`.
+fn hides_nobody(mountinfo: &str, proc: &Path) -> Result<(), String> {
+    let covering = mountinfo
+        .lines()
+        .filter_map(|line| {
+            let (mount, file_system) = line.split_once(" - ")?;
+            let point = unescape(mount.split(' ').nth(4)?);
+            let depth = Path::new(&point).components().count();
+            proc.starts_with(&point).then_some((depth, file_system))
+        })
+        // Of several at one place the last one is on top, and max_by_key takes the last.
+        .max_by_key(|(depth, _)| *depth);
+    let mut fields = covering.map_or("", |(_, fields)| fields).split(' ');
+    if fields.next() != Some("proc") {
+        return Err(format!("cannot find the mount of {}", proc.display()));
+    }
+    let hiding = fields.nth(1).unwrap_or_default().split(',').find(|option| {
+        match option.strip_prefix("hidepid=") {
+            Some(value) => !matches!(value, "0" | "off"),
+            None => option.starts_with("subset="),
+        }
+    });
+    match hiding {
+        None => Ok(()),
+        Some(option) => Err(format!(
+            "{} is mounted with {option}, which hides processes: mount it without",
+            proc.display()
+        )),
+    }
+}
+
+/// Spaces, tabs, newlines and backslashes stand as three octal digits.
+fn unescape(point: &str) -> String {
+    [
+        ("\\040", " "),
+        ("\\011", "\t"),
+        ("\\012", "\n"),
+        ("\\134", "\\"),
+    ]
+    .iter()
+    .fold(point.to_owned(), |text, (code, character)| {
+        text.replace(code, character)
+    })
 }
 
 #[cfg(test)]
-#[path = "confined/tests.rs"]
 mod tests;

@@ -1,67 +1,103 @@
-//! The kernel's AppArmor policy: the only module that spells securityfs' paths.
+//! The kernel's policy interface: the only module that spells securityfs' paths.
 //!
-//! The interface is that of security/apparmor/apparmorfs.c in the kernel's source.
+//! Format of the files: security/apparmor/apparmorfs.c of Linux.
 
 mod preflight;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
-use fs_err as fs;
+use rustix::fs::OFlags;
 use sha2::{Digest as _, Sha256};
 use walkdir::WalkDir;
 
 use crate::error::Error;
 use crate::profile::{Digest, Mode};
 
-/// The policy of this node, as securityfs shows it.
+/// The policy interface of the running kernel, or of a folder made like it.
 #[derive(Clone, Debug)]
 pub(crate) struct Kernel {
-    root: PathBuf,
+    /// The module's parameters, below /sys.
+    parameters: PathBuf,
+    /// Where securityfs is mounted.
     securityfs: PathBuf,
+    /// The security module's folder in securityfs.
+    apparmor: PathBuf,
+    /// The process file system.
     proc: PathBuf,
 }
 
+/// What the kernel offers for comparing a loaded profile with a blob.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Contents {
+    /// The hash of the whole blob that the profile was loaded with.
+    Hash(Digest),
+    /// The file that holds that blob.
+    Raw(PathBuf),
+    /// Nothing: not in this kernel's configuration, or two profiles have that name.
+    Unverifiable,
+}
+
+impl Contents {
+    /// The digest of the blob, if the kernel tells.
+    fn digest(&self) -> Option<Digest> {
+        let file = match self {
+            Self::Hash(digest) => return Some(*digest),
+            Self::Raw(file) => file,
+            Self::Unverifiable => return None,
+        };
+        let mut file = File::open(file).ok()?;
+        let mut hash = Sha256::new();
+        let mut buffer = vec![0; 64 << 10];
+        loop {
+            match file.read(&mut buffer).ok()? {
+                0 => return Some(Digest::from_hash(hash)),
+                length => hash.update(&buffer[..length]),
+            }
+        }
+    }
+}
+
 impl Kernel {
-    /// `root` re-bases /sys; `securityfs` and `proc` are where these are mounted.
+    /// `root` re-bases /sys; `securityfs` and `proc` are taken as they are.
     pub(crate) fn new(root: &Path, securityfs: PathBuf, proc: PathBuf) -> Self {
         Self {
-            root: root.to_owned(),
+            parameters: root.join("sys/module/apparmor/parameters"),
+            apparmor: securityfs.join("apparmor"),
             securityfs,
             proc,
         }
     }
 
-    /// Where the host's processes are seen.
-    pub(crate) fn proc(&self) -> &Path {
-        &self.proc
-    }
-
-    fn policy(&self, file: &str) -> PathBuf {
-        self.securityfs.join("apparmor").join(file)
-    }
-
-    /// What tells this boot from any other.
+    /// Identifies this boot.
+    ///
+    /// # Errors
+    /// The file cannot be read, or is empty.
     pub(crate) fn boot_id(&self) -> Result<String, Error> {
-        let path = self.proc.join("sys/kernel/random/boot_id");
-        let id = fs::read_to_string(path).map_err(Error::io(
-            "tell which boot this is (is proc mounted, see --proc?)",
-        ))?;
-        Ok(id.trim().to_owned())
+        let file = self.proc.join("sys/kernel/random/boot_id");
+        let purpose = || format!("read the boot's id from {}", file.display());
+        let id = std::fs::read_to_string(&file).map_err(Error::io(purpose()))?;
+        match id.trim() {
+            "" => Err(Error::io(purpose())(io::Error::other("it is empty"))),
+            id => Ok(id.to_owned()),
+        }
     }
 
-    /// How often policy was written since boot, by anybody. None where the kernel does not say:
-    /// where no policy was ever loaded a read would wait for the first.
+    /// The count of policy changes in this boot; none if nothing was ever loaded, or the kernel
+    /// does not count.
     pub(crate) fn revision(&self) -> Option<u64> {
-        let mut file = std::fs::OpenOptions::new()
+        // Blocking, the first read would wait for the first policy, and a second one for the next.
+        let nonblock = i32::try_from(OFlags::NONBLOCK.bits()).ok()?;
+        let mut file = OpenOptions::new()
             .read(true)
-            .custom_flags(libc_nonblock())
-            .open(self.policy("revision"))
+            .custom_flags(nonblock)
+            .open(self.apparmor.join("revision"))
             .ok()?;
         let mut text = [0; 32];
-        // A second read would wait for the next change.
         let length = file.read(&mut text).ok()?;
         std::str::from_utf8(&text[..length])
             .ok()?
@@ -70,172 +106,180 @@ impl Kernel {
             .ok()
     }
 
-    /// Every profile that is loaded in the node's own policy namespace, children and hats too.
+    /// The loaded profiles of this policy namespace, children included.
+    ///
+    /// # Errors
+    /// The list cannot be read.
     pub(crate) fn profiles(&self) -> Result<BTreeMap<String, Mode>, Error> {
-        let path = self.policy("profiles");
-        let text = fs::read(path).map_err(Error::io("read which profiles are loaded"))?;
-        Ok(parse_profiles(&String::from_utf8_lossy(&text)))
+        const TRIES: usize = 5;
+        let file = self.apparmor.join("profiles");
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            // The kernel hands the list out in pieces, unlocked in between: one that was read
+            // during a change can lack a name.
+            let before = self.revision();
+            let list = std::fs::read(&file).map_err(Error::io(format!(
+                "read the profiles in force from {}",
+                file.display()
+            )))?;
+            if tries == TRIES || self.revision() == before {
+                return Ok(listed(&list));
+            }
+        }
     }
 
-    /// The digest of what this kernel can mediate: policy is compiled for that.
+    /// The digest of what this kernel can mediate: names and contents of all of `features`.
+    ///
+    /// # Errors
+    /// Something there cannot be read.
     pub(crate) fn features(&self) -> Result<Digest, Error> {
-        let folder = self.policy("features");
-        let mut parts: Vec<Vec<u8>> = Vec::new();
-        let tree = WalkDir::new(&folder).sort_by_file_name();
-        for entry in tree {
-            let entry = entry
-                .map_err(|error| Error::io("read the kernel's AppArmor features")(error.into()))?;
+        let folder = self.apparmor.join("features");
+        let fail = |source| {
+            Error::Io(
+                format!("read the kernel's features from {}", folder.display()),
+                source,
+            )
+        };
+        let mut parts = Vec::new();
+        for entry in WalkDir::new(&folder).sort_by_file_name() {
+            let entry = entry.map_err(|e| fail(e.into()))?;
             if entry.file_type().is_file() {
-                let name = entry.path().strip_prefix(&folder).unwrap_or(entry.path());
-                parts.push(name.as_os_str().as_encoded_bytes().to_vec());
-                let content = fs::read(entry.path());
-                parts.push(content.map_err(Error::io("read the kernel's AppArmor features"))?);
+                let path = entry.path().strip_prefix(&folder).unwrap_or(entry.path());
+                parts.push(path.as_os_str().as_bytes().to_vec());
+                parts.push(std::fs::read(entry.path()).map_err(fail)?);
             }
         }
         Ok(Digest::of_parts(parts))
     }
 
-    /// The digest of the blob that each of `names` was loaded from, as far as this kernel tells:
-    /// raw_sha256 where it offers it, else the digest of raw_data. Top-level names only.
+    /// Where the processes are seen.
+    pub(crate) fn proc(&self) -> &Path {
+        &self.proc
+    }
+
+    /// The digest of the blob that each of `names` was loaded with, where the kernel tells.
     pub(crate) fn digests(&self, names: &BTreeSet<&str>) -> BTreeMap<String, Digest> {
-        let mut digests = BTreeMap::new();
-        if names.is_empty() {
-            return digests;
-        }
-        let mut by_entry: BTreeMap<String, Vec<&str>> = BTreeMap::new();
+        let contents = self.contents(names).into_iter();
+        contents
+            .filter_map(|(name, contents)| Some((name.to_owned(), contents.digest()?)))
+            .collect()
+    }
+
+    /// For each of `names` that is loaded, what there is to compare; from one look at the folder.
+    ///
+    /// A name that is absent here is not loaded, or the kernel does not show it: see `profiles`.
+    fn contents<'a>(&self, names: &BTreeSet<&'a str>) -> BTreeMap<&'a str, Contents> {
+        let mut encoded: BTreeMap<Vec<u8>, Vec<&'a str>> = BTreeMap::new();
         for name in names {
-            by_entry.entry(mangle(name)).or_default().push(name);
+            encoded.entry(encode(name)).or_default().push(name);
         }
-        let Ok(entries) = std::fs::read_dir(self.policy("policy/profiles")) else {
-            return digests;
+        let mut found = BTreeMap::new();
+        let Ok(folder) = std::fs::read_dir(self.apparmor.join("policy/profiles")) else {
+            return found;
         };
-        for entry in entries.flatten() {
-            let file = entry.file_name();
-            let Some((stem, _)) = file.to_str().and_then(|file| file.rsplit_once('.')) else {
-                continue;
-            };
-            let Some(candidates) = by_entry.get(stem) else {
+        for entry in folder.flatten() {
+            let folder_name = entry.file_name();
+            let Some(candidates) = without_number(folder_name.as_bytes())
+                .and_then(|encoded_name| encoded.get(encoded_name))
+            else {
                 continue;
             };
             let folder = entry.path();
-            let Ok(name) = std::fs::read_to_string(folder.join("name")) else {
+            let Ok(text) = std::fs::read(folder.join("name")) else {
                 continue;
             };
-            let name = name.trim_end_matches('\n');
-            if let (true, Some(digest)) = (candidates.contains(&name), loaded_digest(&folder)) {
-                digests.insert(name.to_owned(), digest);
+            let text = text.strip_suffix(b"\n").unwrap_or(&text);
+            if let Some(name) = candidates.iter().find(|name| name.as_bytes() == text) {
+                found
+                    .entry(*name)
+                    .and_modify(|contents| *contents = Contents::Unverifiable)
+                    .or_insert_with(|| offered(&folder));
             }
         }
-        digests
+        found
     }
 
-    /// Loads or replaces what `blob` holds: all of it, or nothing. One blob is one write(2).
+    /// Loads or replaces the profiles of one blob, all or none.
+    ///
+    /// # Errors
+    /// The kernel's, with its number: EPROTO for a damaged blob, EPROTONOSUPPORT for one of
+    /// another format, EACCES without the right.
     pub(crate) fn replace(&self, blob: &[u8]) -> io::Result<()> {
-        self.write_once(".replace", blob)
+        write_once(&self.apparmor.join(".replace"), blob)
     }
 
-    /// Removes the profile and its children, even from under its processes.
+    /// Removes a profile and its children. What it confined runs on unconfined.
+    ///
+    /// # Errors
+    /// The kernel's: ENOENT if it is not loaded.
     pub(crate) fn remove(&self, name: &str) -> io::Result<()> {
-        self.write_once(".remove", name.as_bytes())
-    }
-
-    fn write_once(&self, file: &str, bytes: &[u8]) -> io::Result<()> {
-        let mut file = std::fs::OpenOptions::new()
-            .write(true)
-            .open(self.policy(file))?;
-        loop {
-            match file.write(bytes) {
-                Ok(written) if written == bytes.len() => return Ok(()),
-                Ok(written) => {
-                    return Err(io::Error::other(format!(
-                        "took {written} of {} bytes",
-                        bytes.len()
-                    )));
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
+        write_once(&self.apparmor.join(".remove"), name.as_bytes())
     }
 }
 
-fn libc_nonblock() -> i32 {
-    rustix::fs::OFlags::NONBLOCK.bits().cast_signed()
+/// The kernel takes what one write(2) brings from offset 0 as the whole.
+fn write_once(file: &Path, bytes: &[u8]) -> io::Result<()> {
+    let written = OpenOptions::new().write(true).open(file)?.write(bytes)?;
+    if written == bytes.len() {
+        Ok(())
+    } else {
+        Err(io::Error::new(
+            io::ErrorKind::WriteZero,
+            format!("the kernel took {written} of {} bytes", bytes.len()),
+        ))
+    }
 }
 
-/// The blob's digest by the folder of a loaded profile.
-fn loaded_digest(folder: &Path) -> Option<Digest> {
-    if let Ok(text) = std::fs::read_to_string(folder.join("raw_sha256")) {
-        return Digest::try_from(text.trim().to_owned()).ok();
-    }
-    let mut data = std::fs::File::open(folder.join("raw_data")).ok()?;
-    let mut hash = Sha256::new();
-    let mut buffer = vec![0; 64 << 10];
-    loop {
-        match data.read(&mut buffer) {
-            Ok(0) => break,
-            Ok(length) => hash.update(&buffer[..length]),
-            Err(_) => return None,
-        }
-    }
-    Some(Digest::from_hash(hash))
-}
-
-/// The lines of `profiles`: `name (mode)`, the mode after the last ` (`; names may hold
-/// anything else. Other policy namespaces' (`:ns:name`) are not ours to look at.
-fn parse_profiles(text: &str) -> BTreeMap<String, Mode> {
-    text.lines()
-        .filter_map(|line| {
-            let (name, mode) = line.rsplit_once(" (")?;
-            let mode = mode.strip_suffix(')')?;
-            (!name.starts_with(':')).then(|| (name.to_owned(), Mode::of(mode)))
+/// The lines `NAME (MODE)`, without those of other policy namespaces (`:NAMESPACE:NAME (MODE)`).
+fn listed(list: &[u8]) -> BTreeMap<String, Mode> {
+    String::from_utf8_lossy(list)
+        .lines()
+        .filter(|line| !line.is_empty() && !line.starts_with(':'))
+        .map(|line| {
+            line.strip_suffix(')')
+                .and_then(|line| line.rsplit_once(" ("))
+                .map_or((line.to_owned(), Mode::Unknown), |(name, mode)| {
+                    (name.to_owned(), Mode::of(mode))
+                })
         })
         .collect()
 }
 
-/// How the kernel makes a folder's name of a profile's: mangle_name in
-/// security/apparmor/apparmorfs.c. It loses letters, so the folder's `name` file decides.
-fn mangle(name: &str) -> String {
-    let name = name.trim_start_matches(['/', '.']);
-    name.bytes()
+/// What a profile's folder holds for a comparison.
+fn offered(folder: &Path) -> Contents {
+    let hash = std::fs::read_to_string(folder.join("raw_sha256"))
+        .ok()
+        .and_then(|text| Digest::try_from(text.trim().to_owned()).ok());
+    let raw = folder.join("raw_data");
+    match hash {
+        Some(hash) => Contents::Hash(hash),
+        None if raw.exists() => Contents::Raw(raw),
+        None => Contents::Unverifiable,
+    }
+}
+
+/// The name of a profile's folder, as the kernel's `mangle_name` makes it; its ctype is Latin-1's.
+fn encode(name: &str) -> Vec<u8> {
+    name.trim_start_matches(['/', '.'])
+        .bytes()
         .filter_map(|byte| match byte {
-            b'/' => Some('.'),
-            b' ' | b'\t' | b'\n' | 0x0b | 0x0c | b'\r' => Some('_'),
-            b'.' | b'_' | b'-' => Some(char::from(byte)),
-            _ if byte.is_ascii_alphanumeric() => Some(char::from(byte)),
+            b'/' => Some(b'.'),
+            b'\t'..=b'\r' | b' ' | 0xa0 => Some(b'_'),
+            b'.' | b'_' | b'-' => Some(byte),
+            0xd7 | 0xf7 => None,
+            byte if byte.is_ascii_alphanumeric() || byte >= 0xc0 => Some(byte),
             _ => None,
         })
         .collect()
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_mode_is_after_the_last_bracket() {
-        let loaded = parse_profiles(
-            "custom.a (enforce)\ncustom.a//kid (complain)\nname (with) brackets (kill)\n\
-             :ns:custom.b (enforce)\n/usr/bin/x y (unconfined)\ncustom.a//null-/bin/sh (complain)\nodd\n",
-        );
-        let names: Vec<_> = loaded.keys().map(String::as_str).collect();
-        assert_eq!(
-            names,
-            [
-                "/usr/bin/x y",
-                "custom.a",
-                "custom.a//kid",
-                "custom.a//null-/bin/sh",
-                "name (with) brackets"
-            ]
-        );
-        assert_eq!(loaded["name (with) brackets"], Mode::Kill);
-    }
-
-    #[test]
-    fn folders_are_found_by_the_kernels_own_spelling() {
-        assert_eq!(mangle("custom.a"), "custom.a");
-        assert_eq!(mangle("/usr/bin/x y"), "usr.bin.x_y");
-        assert_eq!(mangle("custom.ü+a"), "custom.a");
-    }
+/// `ENCODED` of a folder's name `ENCODED.NUMBER`.
+fn without_number(folder: &[u8]) -> Option<&[u8]> {
+    let dot = folder.iter().rposition(|byte| *byte == b'.')?;
+    let (encoded, number) = (&folder[..dot], &folder[dot + 1..]);
+    (!number.is_empty() && number.iter().all(u8::is_ascii_digit)).then_some(encoded)
 }
+
+#[cfg(test)]
+mod tests;

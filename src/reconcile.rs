@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use crate::advice::advise;
 use crate::apply::Applier;
 use crate::blob;
 use crate::clock::Stamp;
@@ -16,7 +17,7 @@ use crate::error::Error;
 use crate::includes::Includes;
 use crate::kernel::Kernel;
 use crate::parser::Compiler;
-use crate::plan::{Candidate, Policy, parent};
+use crate::plan::{Candidate, Policy, about, parent};
 use crate::profile::{Digest, ProfileName, Refusal, RefusalKind};
 use crate::report::{self, Report};
 use crate::settings::{Common, Pass as Settings, RemoveAfter};
@@ -196,6 +197,7 @@ impl Pass<'_> {
             applier.carry_out(&policy, candidate, None)?;
         }
         self.compile(applier, &policy, &fresh, &files, &established)?;
+        warn_of(&fresh, applier, includes);
         applier.read_back()?;
         self.remove(applier, &policy, &files)?;
         let set = applier.set_mut();
@@ -346,6 +348,19 @@ impl Pass<'_> {
         applier.remove_unwanted(policy, files, &sources, &|recorded| {
             empty.iter().any(|source| covers(source, recorded))
         })
+    }
+}
+
+/// Warns of what was accepted and hurts in a cluster: once, since it is compiled once.
+fn warn_of(fresh: &[(&Unit, Digest)], applier: &Applier, includes: &Includes) {
+    for (unit, _) in fresh {
+        if applier.is_refused(unit.name.as_str()) || applier.is_dry() {
+            continue;
+        }
+        for advice in advise(&unit.text, &mut |path| includes.text(path)) {
+            let profile = advice.profile.as_str();
+            log::warn!(profile, action = "advice"; "{}", about(profile, &advice.message));
+        }
     }
 }
 

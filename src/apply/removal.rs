@@ -103,7 +103,7 @@ impl Applier<'_> {
 
     fn remove_one(&mut self, name: &str, why: String, clock: Unwanted) {
         let scan = confined::scan(self.kernel.proc());
-        let refused = if let Some(starting) = scan.armed_words() {
+        let refused = if let Some(starting) = scan.armed_in_words() {
             Some(Verdict::Deferred(starting))
         } else {
             match sighting(&scan, name) {
@@ -232,8 +232,7 @@ impl Applier<'_> {
 
 /// Who uses `name`, by `scan`.
 fn sighting(scan: &Scan, name: &str) -> Sighting {
-    let users = scan.users_of(name);
-    if let Some(words) = confined::in_words(&users) {
+    if let Some(words) = scan.users_in_words(name) {
         return Sighting::InUse(words);
     }
     match &scan.incomplete {

@@ -1,6 +1,6 @@
 //! What is wanted, what the kernel holds, and who is confined by it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use serde::Serialize;
@@ -136,9 +136,11 @@ impl Row {
 
 /// What the kernel and /proc say, as far as they can be asked.
 struct Seen {
-    loaded: Option<std::collections::BTreeMap<String, Mode>>,
-    digests: std::collections::BTreeMap<String, Digest>,
+    loaded: Option<BTreeMap<String, Mode>>,
+    digests: BTreeMap<String, Digest>,
     scan: Option<Scan>,
+    /// How many processes hold each name.
+    users: Option<BTreeMap<String, usize>>,
     notes: Vec<String>,
 }
 
@@ -176,16 +178,24 @@ impl Seen {
         if let Some(why) = scan.as_ref().and_then(|scan| scan.incomplete.as_ref()) {
             notes.push(format!("not every process could be looked at: {why}"));
         }
+        let users = scan.as_ref().map(|scan| {
+            let counts = scan.counts().into_iter();
+            counts
+                .map(|(name, count)| (name.to_owned(), count))
+                .collect()
+        });
         Self {
             loaded,
             digests,
             scan,
+            users,
             notes,
         }
     }
 
     fn processes(&self, name: &str) -> Option<usize> {
-        self.scan.as_ref().map(|scan| scan.users_of(name).len())
+        let users = self.users.as_ref()?;
+        Some(users.get(name).copied().unwrap_or(0))
     }
 
     /// Processes that complain mode caught stay in it after the profile is enforced.
@@ -195,7 +205,7 @@ impl Seen {
             && self
                 .scan
                 .as_ref()
-                .is_some_and(|scan| scan.labels().any(|label| label.contains(&learning)))
+                .is_some_and(|scan| scan.processes.iter().any(|p| p.label.contains(&learning)))
     }
 }
 

@@ -1,161 +1,183 @@
-//! Whether this process can load policy, found out before anything is touched.
+//! What is asked before the first write: can this process do it, and if not, what is missing.
 
-use std::io;
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::PathBuf;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read as _};
+use std::path::{Path, PathBuf};
 
-use fs_err as fs;
-
-use super::{Kernel, libc_nonblock};
+use super::Kernel;
 use crate::error::Error;
 
-/// The bit of `CAP_MAC_ADMIN` (linux/capability.h).
+/// The bit of `CAP_MAC_ADMIN` in a capability set (include/uapi/linux/capability.h).
 const MAC_ADMIN: u32 = 33;
 
 impl Kernel {
-    /// Everything that loading needs.
+    /// Whether this process can load policy. Writes nothing.
     ///
     /// # Errors
-    /// The first thing that is missing, with the way to get it.
+    /// `Error::Node`: what is missing, and how to get it.
     pub(crate) fn preflight(&self) -> Result<(), Error> {
         self.enabled()?;
-        self.initial_user_namespace()?;
-        self.capable()?;
-        self.unlocked()?;
         self.mounted()?;
-        self.writable()
+        let own = own_folder(&self.proc);
+        initial_namespace(&own)?;
+        mac_admin(&own)?;
+        if self
+            .parameter("lock_policy")
+            .is_some_and(|value| value == "Y")
+        {
+            return Err(Error::Node(format!(
+                "this kernel's AppArmor policy is locked until the next boot ({} is Y): \
+                 boot without that setting",
+                self.parameters.join("lock_policy").display()
+            )));
+        }
+        for file in [".replace", ".remove"] {
+            self.writable(&self.apparmor.join(file))?;
+        }
+        self.readable()
     }
 
-    /// What reading needs.
+    /// Whether this process can read what is in force.
     ///
     /// # Errors
-    /// The first thing that is missing, with the way to get it.
+    /// `Error::Node`: what is missing, and how to get it.
     pub(crate) fn preflight_read(&self) -> Result<(), Error> {
         self.enabled()?;
         self.mounted()?;
         self.readable()
     }
 
+    fn parameter(&self, name: &str) -> Option<String> {
+        let value = std::fs::read_to_string(self.parameters.join(name)).ok()?;
+        Some(value.trim().to_owned())
+    }
+
     fn enabled(&self) -> Result<(), Error> {
-        let path = self.root.join("sys/module/apparmor/parameters/enabled");
-        match fs::read_to_string(path).as_deref().map(str::trim) {
-            Ok("Y") => Ok(()),
-            _ => Err(Error::Node(
-                "AppArmor is not enabled in this node's kernel: boot it with the kernel parameters \
-                 apparmor=1 security=apparmor (or lsm=...,apparmor), and see that the kernel has it built in"
-                    .into(),
-            )),
-        }
-    }
-
-    /// This process's own files of proc; those of `--proc` are for other process numbers.
-    fn own(&self, file: &str) -> PathBuf {
-        let here = self.root.join("proc/self");
-        let base = if here.is_dir() {
-            here
-        } else {
-            "/proc/self".into()
+        let why = match self.parameter("enabled").as_deref() {
+            Some("Y") => return Ok(()),
+            None if self.apparmor.is_dir() => return Ok(()),
+            Some(_) => "is switched off",
+            None => "is not there",
         };
-        base.join(file)
-    }
-
-    fn initial_user_namespace(&self) -> Result<(), Error> {
-        let Ok(map) = fs::read_to_string(self.own("uid_map")) else {
-            return Ok(());
-        };
-        let numbers: Vec<&str> = map.split_whitespace().collect();
-        if numbers == ["0", "0", "4294967295"] {
-            return Ok(());
-        }
-        Err(Error::Node(
-            "this process is in a user namespace of its own, from which the kernel takes no policy: run it \
-             rootful, and in a pod without hostUsers: false"
-                .into(),
-        ))
-    }
-
-    fn capable(&self) -> Result<(), Error> {
-        let status = fs::read_to_string(self.own("status"))
-            .map_err(Error::io("read this process's own capabilities"))?;
-        let effective = status
-            .lines()
-            .find_map(|line| line.strip_prefix("CapEff:"))
-            .and_then(|bits| u64::from_str_radix(bits.trim(), 16).ok());
-        if effective.is_some_and(|bits| bits & (1 << MAC_ADMIN) != 0) {
-            return Ok(());
-        }
-        Err(Error::Node(
-            "this process lacks the capability MAC_ADMIN, without which the kernel takes no policy: run it \
-             as root, and in a container with securityContext.capabilities.add: [MAC_ADMIN]"
-                .into(),
-        ))
-    }
-
-    fn unlocked(&self) -> Result<(), Error> {
-        let path = self.root.join("sys/module/apparmor/parameters/lock_policy");
-        match fs::read_to_string(path).as_deref().map(str::trim) {
-            Ok("Y") => Err(Error::Node(
-                "this node's policy is locked until the next boot (apparmor.lock_policy): only a reboot \
-                 without it lets profiles be loaded"
-                    .into(),
-            )),
-            _ => Ok(()),
-        }
+        Err(Error::Node(format!(
+            "AppArmor {why} in this kernel ({}): boot with the kernel parameters \
+             `apparmor=1 security=apparmor`, or with apparmor in `lsm=`",
+            self.parameters.join("enabled").display()
+        )))
     }
 
     fn mounted(&self) -> Result<(), Error> {
-        if self.policy("profiles").exists() {
+        if self.apparmor.is_dir() {
             return Ok(());
         }
         Err(Error::Node(format!(
-            "there is no AppArmor policy below {}: mount securityfs there (mount -t securityfs securityfs \
-             DIR), in a container as a hostPath volume of /sys/kernel/security, or name its place with --securityfs",
+            "there is no apparmor folder in {0}: on a host run \
+             `mount -t securityfs securityfs {0}`; in a container mount the host's \
+             /sys/kernel/security by hostPath and name its place with --securityfs",
             self.securityfs.display()
         )))
     }
 
     fn readable(&self) -> Result<(), Error> {
-        let path = self.policy("profiles");
-        match std::fs::File::open(&path) {
-            Ok(_) => Ok(()),
-            Err(error) => Err(self.no_access("read", &path, &error)),
-        }
-    }
-
-    /// Opens without writing: a process's own AppArmor profile denies by path, here and now.
-    fn writable(&self) -> Result<(), Error> {
-        self.readable()?;
-        for file in [".replace", ".remove"] {
-            let path = self.policy(file);
-            let opened = std::fs::OpenOptions::new()
-                .write(true)
-                .custom_flags(libc_nonblock())
-                .open(&path);
-            if let Err(error) = opened {
-                return Err(self.no_access("write", &path, &error));
+        let file = self.apparmor.join("profiles");
+        let Err(error) = File::open(&file).and_then(|mut open| open.read(&mut [0; 1])) else {
+            return Ok(());
+        };
+        let file = file.display();
+        Err(match error.kind() {
+            io::ErrorKind::PermissionDenied if !rustix::process::geteuid().is_root() => {
+                Error::Node(format!("only root can read {file}: run as root"))
             }
-        }
-        Ok(())
+            io::ErrorKind::PermissionDenied => {
+                initial_namespace(&own_folder(&self.proc))?;
+                Error::Node(format!(
+                    "root may not read {file}: {}",
+                    self.label_in_the_way()
+                ))
+            }
+            _ => Error::Node(format!(
+                "cannot read {file} ({error}): is {} a securityfs of this kernel?",
+                self.securityfs.display()
+            )),
+        })
     }
 
-    fn no_access(&self, what: &str, path: &std::path::Path, error: &io::Error) -> Error {
-        let path = path.display();
+    fn writable(&self, file: &Path) -> Result<(), Error> {
+        let Err(error) = OpenOptions::new().write(true).open(file) else {
+            return Ok(());
+        };
+        let file = file.display();
+        Err(Error::Node(match error.kind() {
+            io::ErrorKind::PermissionDenied => {
+                format!("{file} may not be written: {}", self.label_in_the_way())
+            }
+            io::ErrorKind::ReadOnlyFilesystem => format!(
+                "{file} is mounted read-only: mount it writable (`readOnly: false` on the volumeMount)"
+            ),
+            _ => format!("cannot open {file} ({error}): this kernel takes no policy there"),
+        }))
+    }
+
+    fn label_in_the_way(&self) -> String {
+        let own = own_folder(&self.proc);
         let label = ["attr/apparmor/current", "attr/current"]
             .iter()
-            .find_map(|file| fs::read_to_string(self.own(file)).ok())
-            .map(|label| label.trim().to_owned())
-            .filter(|label| label != "unconfined");
-        let advice = match (error.kind(), label) {
-            (io::ErrorKind::PermissionDenied, Some(label)) => format!(
-                "this process is confined by {label}, which denies it: mount securityfs at another path and \
-                 name that with --securityfs, or run the container with appArmorProfile: Unconfined"
+            .find_map(|file| std::fs::read_to_string(own.join(file)).ok())
+            .unwrap_or_default();
+        match label.trim() {
+            "unconfined" => "it is not AppArmor that denies it, this process is unconfined: ask \
+                             another security module, or who mounted it"
+                .to_owned(),
+            label => format!(
+                "this process' own AppArmor profile, {label}, denies what lies below /sys: mount \
+                 securityfs elsewhere, e.g. at /host/securityfs, and name it with --securityfs, \
+                 or run with appArmorProfile Unconfined"
             ),
-            (io::ErrorKind::PermissionDenied, None) => "run it as root".into(),
-            (io::ErrorKind::ReadOnlyFilesystem, _) => {
-                "mount securityfs writable (a hostPath volume without readOnly)".into()
-            }
-            _ => "see --securityfs".into(),
-        };
-        Error::Node(format!("cannot {what} {path} ({error}): {advice}"))
+        }
     }
+}
+
+/// This process' own folder: in `proc` where that shows this process, which another pid
+/// namespace's does not.
+fn own_folder(proc: &Path) -> PathBuf {
+    let own = proc.join("self");
+    if own.join("status").exists() {
+        own
+    } else {
+        PathBuf::from("/proc/self")
+    }
+}
+
+/// The initial user namespace maps all ids to themselves (`user_namespaces(7)`).
+fn initial_namespace(own: &Path) -> Result<(), Error> {
+    let map = std::fs::read_to_string(own.join("uid_map")).unwrap_or_default();
+    let fields: Vec<_> = map.split_whitespace().collect();
+    // Without the file, the kernel has no user namespaces.
+    if map.is_empty() || fields == ["0", "0", "4294967295"] {
+        return Ok(());
+    }
+    Err(Error::Node(
+        "this process is in a user namespace, whose root may not load policy: run without \
+         rootless mode, user-namespace remapping, or `hostUsers: false`"
+            .to_owned(),
+    ))
+}
+
+fn mac_admin(own: &Path) -> Result<(), Error> {
+    let file = own.join("status");
+    let status =
+        std::fs::read_to_string(&file).map_err(Error::io(format!("read {}", file.display())))?;
+    let effective = status
+        .lines()
+        .find_map(|line| line.strip_prefix("CapEff:"))
+        .and_then(|set| u64::from_str_radix(set.trim(), 16).ok())
+        .unwrap_or_default();
+    if effective >> MAC_ADMIN & 1 == 1 {
+        return Ok(());
+    }
+    Err(Error::Node(
+        "this process lacks CAP_MAC_ADMIN: run as root, in a container with \
+         `capabilities: {add: [MAC_ADMIN]}`"
+            .to_owned(),
+    ))
 }

@@ -1,0 +1,10 @@
+//! The eight promises, on a real kernel: run as root in a throwaway virtual machine by
+//! `tests/guest/run`. What is asserted is what the kernel says and what a confined process can
+//! do; of armorer itself only the exit code, and that it says something.
+
+mod accepted;
+mod commands;
+mod confinement;
+mod ownership;
+mod robustness;
+mod support;
