@@ -189,7 +189,8 @@ fn run(command: &Command, common: &Common, env: Env) -> Result<(Exit, String), E
                 Some(_) => print!("{}", report.lines()),
                 None => {}
             }
-            Ok(end(&report))
+            report::log_end(&report);
+            Ok((report.exit, report.to_string()))
         }
         Command::Plan(flags) => {
             let settings = Pass::new(&flags.pass(), env)?;
@@ -218,8 +219,7 @@ fn run(command: &Command, common: &Common, env: Env) -> Result<(Exit, String), E
 }
 
 fn end(report: &Report) -> (Exit, String) {
-    report::log_end(report);
-    (report.exit, report.to_string())
+    (report.exit, report::log_deeds(report))
 }
 
 /// The kubelet shows at most 4096 bytes of it.

@@ -96,6 +96,29 @@ impl Report {
         }
     }
 
+    /// What was done and put off: `2 loaded, 1 removal deferred`.
+    pub(crate) fn deeds(&self) -> String {
+        let words = [
+            (Verb::Load, "loaded"),
+            (Verb::Replace, "replaced"),
+            (Verb::Own, "found loaded"),
+            (Verb::Remove, "removed"),
+        ];
+        let mut deeds = Vec::new();
+        for (verb, word) in words {
+            let count = self.changes.iter().filter(|change| change.action == verb);
+            match count.count() {
+                0 => {}
+                count => deeds.push(format!("{count} {word}")),
+            }
+        }
+        if self.deferred > 0 {
+            let plural = plural(self.deferred);
+            deeds.push(format!("{} removal{plural} deferred", self.deferred));
+        }
+        deeds.join(", ")
+    }
+
     const fn result(&self) -> &'static str {
         match self.exit {
             Exit::Converged => "converged",
@@ -116,25 +139,9 @@ impl Report {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {} in force", self.result(), profiles(self.in_force))?;
-        for (verb, word) in [
-            (Verb::Load, "loaded"),
-            (Verb::Replace, "replaced"),
-            (Verb::Own, "found loaded"),
-            (Verb::Remove, "removed"),
-        ] {
-            let done = self.changes.iter().filter(|change| change.action == verb);
-            match done.count() {
-                0 => {}
-                count => write!(f, "; {count} {word}")?,
-            }
-        }
-        if self.deferred > 0 {
-            write!(
-                f,
-                "; {} removal{} deferred",
-                self.deferred,
-                plural(self.deferred)
-            )?;
+        let deeds = self.deeds();
+        if !deeds.is_empty() {
+            write!(f, "; {deeds}")?;
         }
         if !self.problems.is_empty() {
             write!(f, "; in the way: {}", problems_in_words(&self.problems))?;
@@ -203,6 +210,22 @@ pub(crate) fn log_end(report: &Report) {
         log::Level::Warn
     };
     log::log!(level, action = "pass", reason = report.result(); "{report}");
+}
+
+/// Logs how a command ended that is no pass, and gives the line.
+pub(crate) fn log_deeds(report: &Report) -> String {
+    let mut line = match report.deeds() {
+        deeds if deeds.is_empty() => "nothing was to be done".to_owned(),
+        deeds => deeds,
+    };
+    if report.has_new_problems() {
+        line.push_str("; see the warnings above");
+    }
+    match report.exit {
+        Exit::Converged => log::info!(action = "end"; "{line}"),
+        _ => log::warn!(action = "end"; "{line}"),
+    }
+    line
 }
 
 /// What the last pass left for the probes.

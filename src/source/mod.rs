@@ -1,18 +1,28 @@
 //! What is wanted: profile texts, read from where the user keeps them.
 
 mod directory;
+pub(crate) mod kubernetes;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::PathBuf;
+use std::time::Instant;
+
+use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
 use crate::profile::{RawProfile, Refusal, RefusalKind, quoted};
+use kubernetes::ConfigMaps;
+use kubernetes::access::Access;
+use kubernetes::client::Client;
 
 /// A place that profiles come from.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Source {
     /// A folder (a mounted `ConfigMap`, or any tree of files), or one file.
     Directory(PathBuf),
+    /// `ConfigMaps` of the Kubernetes API.
+    Kubernetes(ConfigMaps),
 }
 
 impl Source {
@@ -26,9 +36,13 @@ impl Source {
                 "a source is empty: name a folder with profiles".to_owned(),
             ));
         }
+        if let Some(maps) = ConfigMaps::parse(text)? {
+            return Ok(Self::Kubernetes(maps));
+        }
         if text.contains("://") {
             return Err(Error::Usage(format!(
-                "the source {} is not known: name a folder with profiles",
+                "the source {} is not known: name a folder with profiles, or \
+                 configmap://NAMESPACE/NAME",
                 quoted(text)
             )));
         }
@@ -41,6 +55,7 @@ impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Directory(path) => write!(f, "{}", path.display()),
+            Self::Kubernetes(maps) => write!(f, "{maps}"),
         }
     }
 }
@@ -107,18 +122,103 @@ impl Budget {
     }
 }
 
-/// Every profile of every source: in the order of the sources, then of the names, then of the
-/// folders. Names are as found: not checked, and perhaps there twice. A [`RawProfile::source`] is
-/// the source as the user wrote it, with the subfolder that holds the file.
+/// What is needed to read sources of each kind.
+#[derive(Clone, Debug)]
+pub(crate) struct Reading {
+    pub(crate) limits: Limits,
+    pub(crate) access: Access,
+    /// When the API server is not waited for any longer, all tries included.
+    pub(crate) deadline: Instant,
+    /// Whether a `ConfigMap` that does not exist is an empty wish.
+    pub(crate) allow_empty: bool,
+}
+
+/// Which version of an object this is. To be compared for equality only.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Version {
+    pub(crate) uid: String,
+    pub(crate) resource_version: String,
+}
+
+/// A folder, or one `ConfigMap`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Part {
+    /// The folder as the user wrote it, or `configmap://NAMESPACE/NAME`.
+    pub(crate) key: String,
+    /// None for a folder.
+    pub(crate) version: Option<Version>,
+    pub(crate) content: Content,
+}
+
+/// What a [`Part`] holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Content {
+    /// By name, then by folder.
+    Profiles(Vec<RawProfile>),
+    /// What it held at the version that the caller knows.
+    Unchanged,
+}
+
+/// Every profile of every source: in the order of the sources, then of the `ConfigMaps`, then of
+/// the names, then of the folders. Names are as found: not checked, and perhaps there twice. A
+/// [`RawProfile::source`] is the part's key, with the subfolder that holds the file.
+///
+/// `known` has the versions, by [`Part::key`], of which the caller can put in what they held: all
+/// their texts, at the same limits, and none of them refused. A `ConfigMap` that two sources name
+/// comes once.
 ///
 /// # Errors
 /// [`Error::Source`] if any of it cannot be read wholly; then nothing is known of what is wanted.
+/// [`Error::Usage`] if the settings say no way to the API server.
+pub(crate) fn read_parts(
+    sources: &[Source],
+    reading: &Reading,
+    known: &BTreeMap<String, Version>,
+) -> Result<Vec<Part>, Error> {
+    let mut budget = Budget::new(&reading.limits);
+    let mut client = None;
+    let mut seen = BTreeSet::new();
+    let mut all = Vec::new();
+    for source in sources {
+        match source {
+            Source::Directory(path) => all.push(Part {
+                key: source.to_string(),
+                version: None,
+                content: Content::Profiles(directory::read(path, &mut budget)?),
+            }),
+            Source::Kubernetes(maps) => {
+                let client = match &mut client {
+                    Some(client) => client,
+                    none => none.insert(Client::new(&reading.access, reading.deadline)?),
+                };
+                let parts =
+                    kubernetes::read(maps, client, known, reading.allow_empty, &mut budget)?;
+                all.extend(
+                    parts
+                        .into_iter()
+                        .filter(|part| seen.insert(part.key.clone())),
+                );
+            }
+        }
+    }
+    Ok(all)
+}
+
+/// Every profile of folders and files, in the order of [`read_parts`].
+///
+/// # Errors
+/// As [`read_parts`], and [`Error::Usage`] for a source of the API server.
 pub(crate) fn read(sources: &[Source], limits: &Limits) -> Result<Vec<RawProfile>, Error> {
     let mut budget = Budget::new(limits);
     let mut all = Vec::new();
     for source in sources {
         match source {
             Source::Directory(path) => all.extend(directory::read(path, &mut budget)?),
+            Source::Kubernetes(maps) => {
+                return Err(Error::Usage(format!(
+                    "the source {maps} is not on this machine: name folders and files"
+                )));
+            }
         }
     }
     Ok(all)
@@ -174,7 +274,7 @@ fn text(bytes: Vec<u8>) -> Result<String, Refusal> {
 fn too_large(limit: u64) -> Refusal {
     Refusal::new(
         RefusalKind::Limit,
-        format!("larger than {limit} bytes: raise --max-profile-bytes, or split the profile"),
+        format!("larger than {limit} bytes: raise --max-profile-size, or split the profile"),
     )
 }
 
@@ -192,7 +292,12 @@ mod tests {
 
     #[test]
     fn what_is_no_source_is_bad_usage() {
-        for text in ["", "https://example.com/profiles", "configmaps://a/b"] {
+        for text in [
+            "",
+            "https://example.com/profiles",
+            "configmaps://a/b",
+            "configmap://a",
+        ] {
             assert_eq!(Source::parse(text).unwrap_err().exit(), Exit::Usage);
         }
     }

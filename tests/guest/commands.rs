@@ -52,7 +52,7 @@ fn restore_does_not_load_damaged_policy_and_the_next_pass_mends_it() {
         .flatten()
     {
         if fs::read(entry.path()).unwrap() == wanted {
-            fs::write(entry.path(), compile("profile custom.p { file, }")).unwrap();
+            fs::write(entry.path(), compile("profile custom.p { file, signal, }")).unwrap();
         }
     }
     case.armorer(&["restore"]).exits(1).says("damaged");
@@ -254,7 +254,7 @@ fn status_counts_processes_and_shows_drift() {
     let status = case.armorer(&["status", "--output", "json"]).exits(0);
     assert!(status.said.contains("\"processes\": 1"), "{}", status.said);
     assert!(status.said.contains("in force"));
-    crate::support::kernel::replace(&compile("profile custom.p { file, }"));
+    crate::support::kernel::replace(&compile("profile custom.p { file, signal, }"));
     case.armorer(&["status"]).exits(1).says("drifted");
 }
 

@@ -40,7 +40,7 @@ fn an_edit_reaches_the_running_process() {
 #[test]
 fn somebody_elses_profile_of_the_same_name_is_a_conflict() {
     let case = Case::new();
-    let theirs = compile("profile custom.p { file, }");
+    let theirs = compile("profile custom.p { file, signal, }");
     replace(&theirs);
     case.want_simple("custom.p");
     case.want_simple("custom.q");
@@ -179,7 +179,7 @@ fn what_somebody_removes_replaces_or_sets_to_complain_is_repaired() {
     case.pass().exits(0);
     assert_eq!(raw_data("custom.p").unwrap(), wanted);
 
-    replace(&compile("profile custom.p { file, }"));
+    replace(&compile("profile custom.p { file, signal, }"));
     case.pass().exits(0);
     assert_eq!(raw_data("custom.p").unwrap(), wanted);
 
@@ -199,7 +199,7 @@ fn after_three_repairs_it_is_contested() {
     case.want_simple("custom.p");
     case.want_simple("custom.q");
     case.pass().exits(0);
-    let theirs = compile("profile custom.p { file, }");
+    let theirs = compile("profile custom.p { file, signal, }");
     for _ in 0..3 {
         replace(&theirs);
         case.pass().exits(0);

@@ -5,6 +5,8 @@ use std::io::{BufRead, BufReader};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
+
 use super::until;
 
 /// A process that lives until this is dropped.
@@ -34,6 +36,16 @@ impl Held {
         self.child.id()
     }
 
+    /// Whether an unconfined root can kill it; then it is gone.
+    pub(crate) fn can_be_killed(&mut self) -> bool {
+        let pid = Pid::from_raw(self.child.id().cast_signed()).unwrap();
+        let killed = kill_process(pid, Signal::KILL).is_ok();
+        if killed {
+            self.child.wait().unwrap();
+        }
+        killed
+    }
+
     /// What confines its main thread.
     pub(crate) fn label(&self) -> String {
         label(self.pid())
@@ -42,9 +54,11 @@ impl Held {
 
 impl Drop for Held {
     fn drop(&mut self) {
-        let group = format!("-{}", self.child.id());
-        let _ = Command::new("kill").args(["-KILL", "--", &group]).status();
-        let _ = self.child.wait();
+        let group = Pid::from_raw(self.child.id().cast_signed()).unwrap();
+        // A profile without a rule for signals denies it; then the guest's end is its end.
+        if kill_process_group(group, Signal::KILL).is_ok() {
+            let _ = self.child.wait();
+        }
     }
 }
 
