@@ -479,6 +479,8 @@ impl<'a> Applier<'a> {
         let revision = self.kernel.revision();
         let ours = self.revision.map(|before| before + self.writes);
         let problems = std::mem::take(&mut self.problems);
+        // As they came, which is as each was compiled, no two plans would look alike.
+        self.changes.sort_by(|a, b| a.profile.cmp(&b.profile));
         let verifiable = !self.observed.digests.is_empty() || self.observed.loaded.is_empty();
         let set = self.set_mut();
         // Somebody else's change in between must be looked at by the next pass.

@@ -11,6 +11,7 @@ use argh::FromArgs;
     note = "A SOURCE is a folder (a mounted ConfigMap, or any tree of files named like their profiles),
 configmap://NAMESPACE/NAME, or configmap://NAMESPACE?selector=KEY%3DVALUE.",
     note = "Try first what a pass would do: {command_name} plan SOURCE",
+    note = "{command_name} --version says which one this is.",
     error_code(0, "converged: the kernel holds what is wanted"),
     error_code(
         1,

@@ -132,9 +132,12 @@ fn parse(text: &str) -> Option<Time> {
     Some(Time(days * DAY + hour * 3600 + minute * 60 + second))
 }
 
-/// A duration in words for people: `45s`, `15m`, `3h 20m`, `2d 4h`.
+/// A duration in words for people: `500ms`, `45s`, `15m`, `3h 20m`, `2d 4h`.
 pub(crate) fn in_words(duration: Duration) -> String {
     let seconds = duration.as_secs();
+    if seconds == 0 && !duration.is_zero() {
+        return format!("{}ms", duration.as_millis());
+    }
     let two = |big: u64, unit: &str, small: u64, small_unit: &str| match small {
         0 => format!("{big}{unit}"),
         _ => format!("{big}{unit} {small}{small_unit}"),
@@ -196,5 +199,6 @@ mod tests {
     fn durations_read_like_words() {
         let words = [0, 59, 60, 61, 3600, 3660, 90_000].map(|s| in_words(Duration::from_secs(s)));
         assert_eq!(words, ["0s", "59s", "1m", "1m 1s", "1h", "1h 1m", "1d 1h"]);
+        assert_eq!(in_words(Duration::from_millis(500)), "500ms");
     }
 }

@@ -79,7 +79,10 @@ impl Kernel {
     /// The file cannot be read, or is empty.
     pub(crate) fn boot_id(&self) -> Result<String, Error> {
         let file = self.proc.join("sys/kernel/random/boot_id");
-        let purpose = || format!("read the boot's id from {}", file.display());
+        let purpose = || {
+            let file = file.display();
+            format!("read the boot's id from {file} (--proc names where proc is mounted)")
+        };
         let id = std::fs::read_to_string(&file).map_err(Error::io(purpose()))?;
         match id.trim() {
             "" => Err(Error::io(purpose())(io::Error::other("it is empty"))),

@@ -87,6 +87,10 @@ fn main() -> ExitCode {
     {
         return parser::child(rest);
     }
+    if let Some(name) = settings::unreadable_variable() {
+        eprintln!("armorer: the variable {name} is not UTF-8");
+        return Exit::Usage.into();
+    }
     let command = match command(&words) {
         Ok(command) => command,
         Err(exit) => return exit,
@@ -96,6 +100,9 @@ fn main() -> ExitCode {
         Ok(common) => common,
         Err(error) => {
             eprintln!("armorer: {error}");
+            if let Some(file) = settings::termination_log(&command.common(), env) {
+                write_termination_log(&file, &error.to_string());
+            }
             return error.exit().into();
         }
     };
@@ -116,8 +123,14 @@ fn main() -> ExitCode {
 
 /// The parsed command line, or how to exit: usage is 2, help and version are 0.
 fn command(words: &[String]) -> Result<Command, ExitCode> {
-    let words: Vec<&str> = words.iter().map(String::as_str).collect();
-    let rest = words.get(1..).unwrap_or_default();
+    let words: Vec<&str> = words.iter().skip(1).flat_map(|word| halves(word)).collect();
+    let rest = words.as_slice();
+    if rest.is_empty() {
+        eprintln!(
+            "armorer: no command: give reconcile, plan, wait, status, check, restore or remove; see armorer --help"
+        );
+        return Err(Exit::Usage.into());
+    }
     if matches!(rest.first(), Some(&("--version" | "-V"))) {
         println!("armorer {}", env!("CARGO_PKG_VERSION"));
         return Err(ExitCode::SUCCESS);
@@ -132,10 +145,22 @@ fn command(words: &[String]) -> Result<Command, ExitCode> {
             Err(ExitCode::SUCCESS)
         }
         Err(EarlyExit { output, .. }) => {
-            eprintln!("armorer: {}", output.trim());
+            eprintln!(
+                "armorer: {}; see armorer --help",
+                profile::printable(&output)
+            );
             Err(Exit::Usage.into())
         }
     }
+}
+
+/// `--option=value` is `--option value` for argh.
+fn halves(word: &str) -> impl Iterator<Item = &str> {
+    let (option, value) = match word.split_once('=') {
+        Some((option, value)) if option.starts_with("--") => (option, Some(value)),
+        _ => (word, None),
+    };
+    std::iter::once(option).chain(value)
 }
 
 impl Command {
@@ -169,13 +194,13 @@ fn run(command: &Command, common: &Common, env: Env) -> Result<(Exit, String), E
         }
         Command::Plan(flags) => {
             let settings = Pass::new(&flags.pass(), env)?;
+            let exit_code = settings::switch("exit-code", flags.exit_code, env)?;
             let report = reconcile::run(&settings, true)?;
             if settings.output == Some(Output::Json) {
                 println!("{}", report.to_json());
             } else {
                 print!("{}", report.lines());
             }
-            let exit_code = settings::switch("exit-code", flags.exit_code, env)?;
             Ok((report.plan_exit(exit_code), report.to_string()))
         }
         Command::Wait(flags) => {

@@ -13,6 +13,11 @@ pub(crate) const CONTEST_REPAIRS: usize = 3;
 /// See `CONTEST_REPAIRS`.
 pub(crate) const CONTEST_WINDOW: Duration = Duration::from_secs(600);
 
+/// Why a loaded name that was not owned is ours.
+const PROVEN: &str = "what is loaded is what is wanted";
+/// See `PROVEN`.
+const ADOPTED: &str = "taken over by --adopt";
+
 /// What the kernel holds.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Observed {
@@ -149,21 +154,22 @@ impl View<'_> {
                      with --adopt '{name}'"
                 ));
             }
-            taken.push(if proven {
-                "what is loaded is what is wanted"
-            } else {
-                "taken over by --adopt"
-            });
+            taken.push(if proven { PROVEN } else { ADOPTED });
         }
-        match (self.difference(candidate), taken.first()) {
+        let taken = taken.iter().find(|why| **why == ADOPTED).or(taken.first());
+        match (self.difference(candidate), taken) {
             (None, None) if self.is_pending(candidate) => {
                 Decision::Own("an interrupted pass had loaded it".into())
             }
             (None, None) => Decision::Keep,
             (None, Some(why)) => Decision::Own((*why).to_owned()),
-            (Some(_), Some(why)) => Decision::Write(Write {
+            (Some(difference), Some(why)) => Decision::Write(Write {
                 intent: Pending::Replace,
-                reason: (*why).to_owned(),
+                reason: if *why == PROVEN {
+                    difference
+                } else {
+                    (*why).to_owned()
+                },
                 repair: false,
             }),
             (Some(difference), None) => self.write(candidate, &difference),

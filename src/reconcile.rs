@@ -265,6 +265,8 @@ impl Pass<'_> {
         if let Some(error) = failed {
             return Err(error);
         }
+        // As they came, the same files would be named in another order each time.
+        waiting.sort_by(|(a, _), (b, _)| a.name.cmp(&b.name));
         let doubles: BTreeMap<String, Vec<String>> = {
             let files = waiting.iter().map(|(c, _)| (&c.name, &*c.members));
             wanted::doubles(files)

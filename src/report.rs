@@ -32,11 +32,22 @@ pub(crate) struct Report {
 }
 
 impl Report {
-    /// The report of a pass that found everything as the last one left it.
+    /// The report of a pass that found everything as the last one left it: what stood in the
+    /// way then still does.
     pub(crate) fn unchanged(set: &Set) -> Self {
         let loaded = set.profiles.values().filter(|r| r.loaded_at.is_some());
+        let standing = set.problems.iter().map(|(name, problem)| {
+            let verb = match problem.kind {
+                ProblemKind::Refused(_) => Verb::Refuse,
+                ProblemKind::Conflict => Verb::Conflict,
+                ProblemKind::Contested => Verb::Contested,
+                ProblemKind::Failed => Verb::Fail,
+                ProblemKind::Kept => Verb::Keep,
+            };
+            Change::new(name, verb, &*problem.message)
+        });
         Self {
-            changes: Vec::new(),
+            changes: standing.collect(),
             deferred: 0,
             in_force: loaded.count(),
             quiet: true,

@@ -22,6 +22,16 @@ pub(crate) fn process_env(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
+/// A variable of ours whose value is not UTF-8: passing over it would be another wish.
+pub(crate) fn unreadable_variable() -> Option<String> {
+    const OTHERS: [&str; 4] = ["PROFILES_DIR", "POLL_TIME", "NODE_NAME", "RUST_LOG"];
+    std::env::vars_os().find_map(|(name, value)| {
+        let name = name.into_string().ok()?;
+        let ours = name.starts_with("ARMORER_") || OTHERS.contains(&name.as_str());
+        (ours && value.to_str().is_none()).then_some(name)
+    })
+}
+
 /// What every command needs to know.
 #[derive(Clone, Debug)]
 pub(crate) struct Common {
@@ -89,9 +99,9 @@ pub(crate) enum Output {
 
 /// One setting, from the flag, else from its environment variable.
 pub(crate) struct Setting<'a> {
-    flag: &'static str,
     value: Option<String>,
-    from_env: bool,
+    /// Where the value is from, as the user calls it.
+    place: String,
     env: Env<'a>,
 }
 
@@ -99,9 +109,8 @@ impl<'a> Setting<'a> {
     /// The setting of `flag` (without dashes), whose value on the command line is `value`.
     pub(crate) fn new(flag: &'static str, value: Option<&String>, env: Env<'a>) -> Self {
         Self {
-            flag,
             value: value.cloned(),
-            from_env: false,
+            place: format!("--{flag}"),
             env,
         }
         .or_env(&variable(flag))
@@ -111,7 +120,7 @@ impl<'a> Setting<'a> {
     pub(crate) fn or_env(mut self, name: &str) -> Self {
         if self.value.is_none() {
             self.value = (self.env)(name);
-            self.from_env = self.value.is_some();
+            name.clone_into(&mut self.place);
         }
         self
     }
@@ -135,12 +144,11 @@ impl<'a> Setting<'a> {
             return Ok(default);
         };
         read(value.trim()).ok_or_else(|| {
-            let place = if self.from_env {
-                variable(self.flag)
-            } else {
-                format!("--{}", self.flag)
-            };
-            Error::Usage(format!("{place} is {}: give {wanted}", quoted(value)))
+            Error::Usage(format!(
+                "{} is {}: give {wanted}",
+                self.place,
+                quoted(value)
+            ))
         })
     }
 
@@ -208,11 +216,15 @@ impl Common {
                     _ => None,
                 },
             )?,
-            termination_log: Setting::new("termination-log", flags.termination_log.as_ref(), env)
-                .path(),
+            termination_log: termination_log(flags, env),
             root,
         })
     }
+}
+
+/// Where the reason of a failure goes too.
+pub(crate) fn termination_log(flags: &CommonFlags, env: Env) -> Option<PathBuf> {
+    Setting::new("termination-log", flags.termination_log.as_ref(), env).path()
 }
 
 impl Rules {

@@ -45,7 +45,7 @@ impl Wish {
         let mut parts = Vec::with_capacity(found.len() * 3);
         for raw in found {
             let digest = raw.text.as_ref().map_or_else(
-                |refusal| Digest::of(refusal.message.as_bytes()),
+                |refusal| Digest::of_parts(["refused", &refusal.message]),
                 |text| Digest::of(text.as_bytes()),
             );
             parts.extend([

@@ -10,13 +10,15 @@ use crate::kernel::Kernel;
 use crate::plan::{Policy, Verb, is_owned_top_level};
 use crate::profile::quoted;
 use crate::report::Report;
-use crate::settings::{Common, Env, RemoveAfter, lock_timeout, remove_after};
+use crate::settings::{Common, Env, RemoveAfter, lock_timeout, remove_after, switch};
 use crate::state::ProblemKind;
 use crate::state::folder::Folder;
 
 /// Removes the named profiles, or with `--all` everything that the set owns.
 pub(crate) fn run(flags: &args::Removal, common: &Common, env: Env) -> Result<Report, Error> {
-    if flags.names.is_empty() != flags.all {
+    let all = switch("all", flags.all, env)?;
+    let force = switch("force", flags.force, env)?;
+    if flags.names.is_empty() != all {
         return Err(Error::Usage(
             "name the profiles to remove, or give --all".into(),
         ));
@@ -40,10 +42,10 @@ pub(crate) fn run(flags: &args::Removal, common: &Common, env: Env) -> Result<Re
         false,
         Stamp::now(),
     )?;
-    if !flags.all {
+    if !all {
         applier.keep_refusals();
     }
-    let names: BTreeSet<String> = if flags.all {
+    let names: BTreeSet<String> = if all {
         let owned = &applier.set().owned;
         let names = owned.keys().filter(|name| is_owned_top_level(name, owned));
         names.cloned().collect()
@@ -56,8 +58,8 @@ pub(crate) fn run(flags: &args::Removal, common: &Common, env: Env) -> Result<Re
         take_over: true,
         adopt: Vec::new(),
     };
-    applier.remove_named(&names, &policy, flags.force)?;
-    let forgotten = |name: &&str| flags.all || names.contains(*name);
+    applier.remove_named(&names, &policy, force)?;
+    let forgotten = |name: &&str| all || names.contains(*name);
     let records: Vec<String> = applier
         .set()
         .profiles

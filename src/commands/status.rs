@@ -12,7 +12,7 @@ use crate::confined::{self, Scan};
 use crate::error::{Error, Exit};
 use crate::kernel::Kernel;
 use crate::plan::parent;
-use crate::profile::{Digest, Mode, ProfileName};
+use crate::profile::{Digest, Mode, ProfileName, printable};
 use crate::report::{self, kind_word, table};
 use crate::settings::{Common, Env, Setting, deadline, rebase, switch};
 use crate::state::folder::Folder;
@@ -76,7 +76,7 @@ pub(crate) fn run(flags: &args::Status, common: &Common, env: Env) -> Result<Exi
         }
         None => return show(flags, common, env, folder, &kernel),
     };
-    println!("{line}");
+    println!("{}", printable(&line));
     Ok(exit)
 }
 

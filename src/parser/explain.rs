@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::child::{NOT_STARTED, PREFIX};
 use super::{Settings, TEXT};
+use crate::clock::in_words;
 use crate::profile::{Refusal, RefusalKind};
 
 const SIGABRT: i32 = 6;
@@ -29,21 +30,21 @@ pub(super) enum Ended {
 /// Why there is no policy. `stderr` may quote included files: of those, name and line are passed
 /// on, and never what is in them.
 pub(super) fn explain(name: &str, settings: &Settings, stderr: &str, ended: Ended) -> Refusal {
-    let seconds = settings.timeout.as_secs();
+    let time = in_words(settings.timeout);
     let (kind, message) = match ended {
         Ended::Timeout => (
             RefusalKind::CompileTimeout,
-            format!("was not compiled within {seconds} s: several ** in one rule are what takes long"),
+            format!("was not compiled within {time}: several ** in one rule are what takes long"),
         ),
         Ended::NotAllowed => (
             RefusalKind::CompileTimeout,
             format!(
-                "was not compiled within {seconds} s, and armorer may not end its compiler: give it the capability KILL"
+                "was not compiled within {time}, and armorer may not end its compiler: give it the capability KILL"
             ),
         ),
         Ended::Stuck => (
             RefusalKind::CompileTimeout,
-            format!("was not compiled within {seconds} s, and its compiler does not end"),
+            format!("was not compiled within {time}, and its compiler does not end"),
         ),
         Ended::Signal(SIGXCPU) => (
             RefusalKind::CompileTimeout,

@@ -61,7 +61,7 @@ impl Folder {
             .write(true)
             .mode(0o600)
             .open(&path)
-            .map_err(self.unusable("open the lock"))?;
+            .map_err(self.unusable("open the lock of"))?;
         let file = file.into_file();
         let start = Instant::now();
         loop {
@@ -109,9 +109,13 @@ impl Folder {
 
     /// The recorded state; a new one if there is none.
     pub(crate) fn load(&mut self) -> Result<State, Error> {
-        match fs::read(self.path.join("state.json")) {
+        let path = self.path.join("state.json");
+        match fs::read(&path) {
             Ok(text) => {
-                let state = State::parse(&text)?;
+                let state = State::parse(&text).map_err(|error| match error {
+                    Error::State(why) => Error::State(format!("{}: {why}", path.display())),
+                    other => other,
+                })?;
                 self.saved = text;
                 Ok(state)
             }

@@ -1,0 +1,11 @@
+//! The binary from outside: a folder that looks like a node as its root, and the real compiler.
+
+mod compiler;
+mod node;
+mod pass;
+mod plan;
+mod preflight;
+mod refusals;
+mod sources;
+mod state;
+mod usage;

@@ -1,0 +1,128 @@
+//! A node or a container that cannot do it: exit 3, with the way to get it, and nothing touched.
+
+use crate::node::Node;
+
+/// That every command that writes fails with `words`, before it touches anything.
+#[track_caller]
+fn assert_stopped(node: &Node, words: &[&str]) {
+    for command in [
+        &["reconcile", "profiles"][..],
+        &["restore"],
+        &["remove", "--all"],
+    ] {
+        node.run(command).fails(3, words);
+    }
+    assert!(!node.exists("var"), "nothing was touched");
+}
+
+#[test]
+fn without_apparmor_in_the_kernel() {
+    let node = Node::with(&["custom.a"]);
+    node.write("sys/module/apparmor/parameters/enabled", "N\n");
+    let words = ["AppArmor is switched off", "apparmor=1 security=apparmor"];
+    assert_stopped(&node, &words);
+    node.plan(&[]).fails(3, &words);
+    node.remove("sys/module");
+    node.remove("sys/kernel/security/apparmor");
+    assert_stopped(&node, &["AppArmor is not there", words[1]]);
+}
+
+#[test]
+fn without_securityfs() {
+    let node = Node::with(&["custom.a"]);
+    node.remove("sys/kernel/security/apparmor");
+    let words = [
+        "mount -t securityfs",
+        "hostPath",
+        "--securityfs",
+        "sys/kernel/security",
+    ];
+    assert_stopped(&node, &words);
+    node.plan(&[]).fails(3, &words);
+    node.run(&["wait", "custom.a", "--from", "kernel"])
+        .fails(3, &words);
+}
+
+#[test]
+fn without_the_capability() {
+    let node = Node::with(&["custom.a"]);
+    node.write("proc/self/status", "Name:\tx\nCapEff:\t0000000000000000\n");
+    assert_stopped(
+        &node,
+        &["CAP_MAC_ADMIN", "capabilities: {add: [MAC_ADMIN]}"],
+    );
+    node.plan(&[]).assert(0);
+}
+
+#[test]
+fn in_a_user_namespace_of_its_own() {
+    let node = Node::with(&["custom.a"]);
+    node.write("proc/self/uid_map", "         0     100000      65536\n");
+    assert_stopped(&node, &["user namespace", "hostUsers"]);
+}
+
+#[test]
+fn where_policy_is_locked() {
+    let node = Node::with(&["custom.a"]);
+    node.write("sys/module/apparmor/parameters/lock_policy", "Y\n");
+    assert_stopped(&node, &["locked until the next boot"]);
+    node.write("sys/module/apparmor/parameters/lock_policy", "N\n");
+    node.reconcile(&[]).assert(0);
+}
+
+#[test]
+fn where_the_kernel_cannot_be_written() {
+    let node = Node::with(&["custom.a"]);
+    node.remove("sys/kernel/security/apparmor/.replace");
+    assert_stopped(&node, &["cannot open", ".replace", "takes no policy"]);
+}
+
+#[test]
+fn without_a_boot() {
+    let node = Node::with(&["custom.a"]);
+    node.remove("proc/sys/kernel/random/boot_id");
+    node.reconcile(&[]).fails(3, &["the boot's id", "--proc"]);
+    node.plan(&[]).fails(3, &["--proc"]);
+    node.run(&["status", "--probe", "ready"])
+        .fails(3, &["--proc"]);
+}
+
+#[test]
+fn without_a_compiler() {
+    let node = Node::with(&["custom.a"]);
+    for command in [
+        &["reconcile", "profiles"][..],
+        &["plan", "profiles"],
+        &["check", "profiles"],
+    ] {
+        let mut arguments = command.to_vec();
+        arguments.extend(["--parser", "/nowhere/parser"]);
+        node.run(&arguments)
+            .fails(3, &["no compiler at /nowhere/parser", "--parser"]);
+    }
+    assert!(!node.exists("var/lib/armorer/state.json"));
+}
+
+#[test]
+fn the_reason_is_in_the_termination_log() {
+    let node = Node::with(&["custom.a"]);
+    node.write("sys/module/apparmor/parameters/enabled", "N\n");
+    let file = node.arg("termination");
+    let run = node.reconcile(&["--termination-log", &file]).assert(3);
+    let said = node.read("termination");
+    assert_eq!(said.lines().count(), 1);
+    assert!(run.stderr().contains(said.trim()), "{run}");
+    node.remove("termination");
+    // Where it went well, there is nothing to say.
+    node.write("sys/module/apparmor/parameters/enabled", "Y\n");
+    node.reconcile(&["--termination-log", &file]).assert(0);
+    assert!(!node.exists("termination"));
+    node.want("custom.bad", "profile custom.bad {");
+    node.reconcile(&["--termination-log", &file]).assert(1);
+    assert!(node.read("termination").contains("custom.bad refused"));
+    // A termination log that cannot be written is worth a warning only.
+    let run = node
+        .reconcile(&["--termination-log", &node.arg("no/where")])
+        .assert(1);
+    assert!(run.stderr().contains("not in the termination log"), "{run}");
+}
