@@ -283,6 +283,21 @@ impl<'a> Applier<'a> {
         self.folder.save(&self.state)
     }
 
+    /// Stores texts of the API server's objects, accepted or not, so that an object that did not
+    /// change is not read again.
+    pub(crate) fn store_texts<'t>(
+        &mut self,
+        texts: impl Iterator<Item = (Digest, &'t str)>,
+    ) -> Result<(), Error> {
+        for text in texts {
+            if !self.dry {
+                self.stored = true;
+                self.folder.store(text, None)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Stores the text and blob of `candidate`, to be there after a reboot.
     pub(crate) fn store(
         &mut self,

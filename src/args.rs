@@ -169,6 +169,22 @@ macro_rules! subcommand {
                 /// how long the whole pass may take (5m)
                 #[argh(option, arg_name = "TIME")]
                 pub(crate) deadline: Option<String>,
+                /// the API server's URL, for configmap:// sources (in a pod: its own cluster's)
+                #[argh(option, arg_name = "URL")]
+                pub(crate) api_server: Option<String>,
+                /// the file with the bearer token (in a pod: the service account's)
+                #[argh(option, arg_name = "FILE")]
+                pub(crate) token_file: Option<String>,
+                /// the certificates that the API server's is checked against (in a pod: the
+                /// service account's)
+                #[argh(option, arg_name = "FILE")]
+                pub(crate) ca_file: Option<String>,
+                /// a client certificate, instead of a token
+                #[argh(option, arg_name = "FILE")]
+                pub(crate) client_cert: Option<String>,
+                /// the client certificate's key
+                #[argh(option, arg_name = "FILE")]
+                pub(crate) client_key: Option<String>,
                 /// the node's name in reports ($NODE_NAME)
                 #[argh(option, arg_name = "NAME")]
                 pub(crate) node_name: Option<String>,
@@ -191,6 +207,11 @@ macro_rules! subcommand {
                     copy_to: self.copy_to.clone(),
                     lock_timeout: self.lock_timeout.clone(),
                     deadline: self.deadline.clone(),
+                    api_server: self.api_server.clone(),
+                    token_file: self.token_file.clone(),
+                    ca_file: self.ca_file.clone(),
+                    client_cert: self.client_cert.clone(),
+                    client_key: self.client_key.clone(),
                     node_name: self.node_name.clone(),
                     output: self.output.clone(),
                 }
@@ -239,6 +260,11 @@ pub(crate) struct PassFlags {
     pub(crate) copy_to: Option<String>,
     pub(crate) lock_timeout: Option<String>,
     pub(crate) deadline: Option<String>,
+    pub(crate) api_server: Option<String>,
+    pub(crate) token_file: Option<String>,
+    pub(crate) ca_file: Option<String>,
+    pub(crate) client_cert: Option<String>,
+    pub(crate) client_key: Option<String>,
     pub(crate) node_name: Option<String>,
     pub(crate) output: Option<String>,
 }

@@ -264,6 +264,13 @@ pub(crate) struct RawProfile {
     pub(crate) text: Result<String, Refusal>,
 }
 
+/// Which version of an object of the API server this is. To be compared for equality only.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Version {
+    pub(crate) uid: String,
+    pub(crate) resource_version: String,
+}
+
 /// What a profile's mode is, as the kernel prints it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

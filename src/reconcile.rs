@@ -18,17 +18,20 @@ use crate::includes::Includes;
 use crate::kernel::Kernel;
 use crate::parser::Compiler;
 use crate::plan::{Candidate, Policy, about, parent};
-use crate::profile::{Digest, ProfileName, Refusal, RefusalKind};
+use crate::profile::{Digest, ProfileName, RawProfile, Refusal, RefusalKind};
 use crate::report::{self, Report};
 use crate::settings::{Common, Pass as Settings, RemoveAfter};
-use crate::source::{self, Source};
+use crate::source::{self, Content, Reading, Source};
 use crate::state::folder::{Folder, Lock};
-use crate::state::{Member, ProblemKind, State};
+use crate::state::{Member, Object, ProblemKind, State};
 use crate::wanted::{self, Unit, Wish};
 
 /// A refusal that may have been chance (the compiler was killed or too slow) is tried again
 /// after this time.
 const TRY_AGAIN: Duration = Duration::from_secs(600);
+
+/// The API server is not waited for longer: the lock is held meanwhile.
+const API_TIME: Duration = Duration::from_secs(60);
 
 /// One pass, or with `dry` what it would do.
 ///
@@ -62,7 +65,7 @@ fn run_locked(settings: &Settings, dry: bool, folder: &mut Folder) -> Result<Rep
     let mut state = folder.load()?;
     state.enter_boot(&kernel.boot_id()?);
     state.node.clone_from(&settings.node);
-    let found = source::read(&settings.sources, &settings.rules.limits)?;
+    let (found, objects) = read(settings, started, folder, &state)?;
     let wish = Wish::new(found, &settings.rules);
     let compiler = Compiler::find(settings.compiler())?;
     let mut includes = Includes::new(settings.rules.base.clone());
@@ -71,6 +74,7 @@ fn run_locked(settings: &Settings, dry: bool, folder: &mut Folder) -> Result<Rep
         started,
         wanted: wanted_digest(settings, &wish),
         parser_mark: compiler.mark(),
+        objects,
         compiler,
         wish,
     };
@@ -81,6 +85,65 @@ fn run_locked(settings: &Settings, dry: bool, folder: &mut Folder) -> Result<Rep
     applier.observe_contents(&settings.rules.prefix);
     pass.converge(&mut applier, &mut includes)?;
     applier.finish(settings.copy_to.as_deref())
+}
+
+/// Everything that the sources hold, and what to record of the API server's objects. Of objects
+/// at a recorded version the stored texts are taken.
+fn read(
+    settings: &Settings,
+    started: Instant,
+    folder: &Folder,
+    state: &State,
+) -> Result<(Vec<RawProfile>, BTreeMap<String, Object>), Error> {
+    let none = BTreeMap::new();
+    let set = state.sets.get(&settings.common.set);
+    let recorded = set.map_or(&none, |set| &set.objects);
+    let mut stored = BTreeMap::new();
+    for (key, object) in recorded {
+        let texts = object.texts.iter().map(|(name, digest)| {
+            let text = folder.text(*digest).ok()?;
+            let fits = text.len() as u64 <= settings.rules.limits.profile_bytes;
+            fits.then(|| RawProfile {
+                name: name.clone(),
+                source: key.clone(),
+                text: Ok(text),
+            })
+        });
+        if let Some(texts) = texts.collect::<Option<Vec<_>>>() {
+            stored.insert(key.clone(), texts);
+        }
+    }
+    let known = recorded
+        .iter()
+        .filter(|(key, _)| stored.contains_key(*key))
+        .map(|(key, object)| (key.clone(), object.version.clone()))
+        .collect();
+    let reading = Reading {
+        limits: settings.rules.limits.clone(),
+        access: settings.access.clone(),
+        deadline: started + settings.deadline.min(API_TIME),
+        allow_empty: settings.allow_empty,
+    };
+    let mut found = Vec::new();
+    let mut objects = BTreeMap::new();
+    for part in source::read_parts(&settings.sources, &reading, &known)? {
+        let profiles = match part.content {
+            Content::Profiles(profiles) => profiles,
+            Content::Unchanged => stored.remove(&part.key).unwrap_or_default(),
+        };
+        let texts: Option<BTreeMap<String, Digest>> = profiles
+            .iter()
+            .map(|raw| {
+                let text = raw.text.as_ref().ok()?;
+                Some((raw.name.clone(), Digest::of(text.as_bytes())))
+            })
+            .collect();
+        if let (Some(version), Some(texts)) = (part.version, texts) {
+            objects.insert(part.key, Object { version, texts });
+        }
+        found.extend(profiles);
+    }
+    Ok((found, objects))
 }
 
 fn kernel(common: &Common) -> Kernel {
@@ -96,6 +159,8 @@ struct Pass<'a> {
     wanted: Digest,
     compiler: Compiler,
     parser_mark: String,
+    /// The API server's objects that were read, to be recorded.
+    objects: BTreeMap<String, Object>,
 }
 
 /// The digest of everything wanted, and of the options that change what comes of it.
@@ -147,6 +212,7 @@ impl Pass<'_> {
         settled
             && set.wanted == Some(self.wanted)
             && set.parser_mark.as_ref() == Some(&self.parser_mark)
+            && set.objects == self.objects
             && set.kernel_revision.is_some()
             && set.kernel_revision == kernel.revision()
             && set
@@ -162,6 +228,10 @@ impl Pass<'_> {
             applier.kernel.features()?,
             rules_digest(settings),
         ]);
+        applier.store_texts(self.wish.units.iter().filter_map(|unit| {
+            let from_api = self.objects.contains_key(&unit.source);
+            from_api.then_some((unit.digest, unit.text.as_str()))
+        }))?;
         for (name, refusal) in &self.wish.refused {
             applier.refuse(name, None, refusal);
         }
@@ -205,6 +275,7 @@ impl Pass<'_> {
         set.environment = Some(environment);
         set.parser_mark = Some(self.parser_mark.clone());
         set.includes = closures;
+        set.objects.clone_from(&self.objects);
         Ok(())
     }
 

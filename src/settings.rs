@@ -9,6 +9,7 @@ use crate::args::{CommonFlags, PassFlags, RuleFlags};
 use crate::error::Error;
 use crate::parser;
 use crate::profile::quoted;
+use crate::source::kubernetes::access::{Access, server_of_pod};
 use crate::source::{Limits, Source};
 
 /// The most bytes of compiled policy that one text may become.
@@ -85,6 +86,7 @@ pub(crate) struct Pass {
     pub(crate) copy_to: Option<PathBuf>,
     pub(crate) lock_timeout: Duration,
     pub(crate) deadline: Duration,
+    pub(crate) access: Access,
     pub(crate) node: Option<String>,
     pub(crate) output: Option<Output>,
 }
@@ -309,6 +311,7 @@ impl Pass {
                 .map(|path| rebase(&common.root, &path)),
             lock_timeout: lock_timeout(flags.lock_timeout.as_ref(), env)?,
             deadline: deadline(flags.deadline.as_ref(), env)?,
+            access: access(flags, env),
             node: Setting::new("node-name", flags.node_name.as_ref(), env)
                 .or_env("NODE_NAME")
                 .text(),
@@ -323,6 +326,20 @@ impl Pass {
             )?,
             common,
         })
+    }
+}
+
+/// The way to the API server: as said, else the pod's own.
+fn access(flags: &PassFlags, env: Env) -> Access {
+    let path = |flag, value: &Option<String>| Setting::new(flag, value.as_ref(), env).path();
+    Access {
+        api_server: Setting::new("api-server", flags.api_server.as_ref(), env)
+            .text()
+            .or_else(|| server_of_pod(env)),
+        token_file: path("token-file", &flags.token_file),
+        ca_file: path("ca-file", &flags.ca_file),
+        client_cert: path("client-cert", &flags.client_cert),
+        client_key: path("client-key", &flags.client_key),
     }
 }
 

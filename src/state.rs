@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock::{Stamp, Time};
 use crate::error::Error;
-use crate::profile::{Digest, Mode, ProfileName, RefusalKind};
+use crate::profile::{Digest, Mode, ProfileName, RefusalKind, Version};
 
 /// The schema that this version writes.
 pub(crate) const SCHEMA: u32 = 1;
@@ -168,8 +168,8 @@ pub(crate) enum ProblemKind {
 /// An object of the API server.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Object {
-    pub(crate) uid: String,
-    pub(crate) resource_version: String,
+    #[serde(flatten)]
+    pub(crate) version: Version,
     /// Its keys and the digests of their texts, which lie in the policy folder.
     pub(crate) texts: BTreeMap<String, Digest>,
 }

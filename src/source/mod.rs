@@ -8,10 +8,8 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Instant;
 
-use serde::{Deserialize, Serialize};
-
 use crate::error::Error;
-use crate::profile::{RawProfile, Refusal, RefusalKind, quoted};
+use crate::profile::{RawProfile, Refusal, RefusalKind, Version, quoted};
 use kubernetes::ConfigMaps;
 use kubernetes::access::Access;
 use kubernetes::client::Client;
@@ -131,13 +129,6 @@ pub(crate) struct Reading {
     pub(crate) deadline: Instant,
     /// Whether a `ConfigMap` that does not exist is an empty wish.
     pub(crate) allow_empty: bool,
-}
-
-/// Which version of an object this is. To be compared for equality only.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Version {
-    pub(crate) uid: String,
-    pub(crate) resource_version: String,
 }
 
 /// A folder, or one `ConfigMap`.

@@ -79,7 +79,7 @@ impl Node {
     pub(crate) fn with(names: &[&str]) -> Self {
         let node = Self::new();
         for name in names {
-            node.want(name, &profile(name));
+            node.want(name, profile(name));
             node.load(name, &profile(name));
         }
         node
@@ -194,7 +194,8 @@ impl Node {
         let left = lines
             .lines()
             .filter(|line| !line.starts_with(&format!("{name} (")));
-        let left: String = left.map(|line| format!("{line}\n")).collect();
+        let left: Vec<&str> = left.collect();
+        let left = left.join("\n") + "\n";
         self.write(path, left);
         let entry = format!(
             "sys/kernel/security/apparmor/policy/profiles/{}",

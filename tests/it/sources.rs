@@ -114,7 +114,7 @@ fn a_file_that_others_may_not_read_makes_the_source_unread() {
     let node = Node::settled(&["custom.a"]);
     node.want("custom.b", profile("custom.b"));
     let path = node.path("profiles/custom.b");
-    let mode = std::os::unix::fs::PermissionsExt::from_mode(0);
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o0);
     std::fs::set_permissions(&path, mode).unwrap();
     // Root may read it all the same.
     if std::fs::read(&path).is_ok() {

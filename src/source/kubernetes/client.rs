@@ -1,4 +1,4 @@
-//! A small client of the Kubernetes API: get, list, create, patch; one deadline for all of it.
+//! A small client of the Kubernetes API: get and list; one deadline for all of it.
 //!
 //! Redirects are not followed, since the token would go with them.
 
@@ -7,7 +7,6 @@ use std::io::{self, BufReader, Read};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use serde::Serialize;
 use serde::de::DeserializeOwned;
 use ureq::config::Config;
 use ureq::http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE};
@@ -18,7 +17,7 @@ use super::access::{Access, Credentials};
 use super::encoding::percent_encode;
 use super::failure::{Failure, Trouble};
 use super::object::List;
-use super::resource::{Patch, Resource, Selector, Shape};
+use super::resource::{Resource, Selector, Shape};
 use crate::error::Error;
 
 /// The bytes of one object: etcd takes 1.5 MiB, and Go writes some characters in six.
@@ -119,7 +118,6 @@ impl Client {
     ) -> Result<Vec<T>, Failure> {
         let selection = match selector {
             Selector::Label(text) => format!("?labelSelector={}", percent_encode(text)),
-            Selector::Field(text) => format!("?fieldSelector={}", percent_encode(text)),
         };
         let mut restarts = 0;
         let mut found = Vec::new();
@@ -166,60 +164,6 @@ impl Client {
             let cursor = percent_encode(&page.metadata.cursor);
             query = format!("{selection}&limit={PAGE}&continue={cursor}");
         }
-    }
-
-    /// Makes an object. After a cut connection it is sent again, so give it a name of its own
-    /// and take status 409 for done.
-    ///
-    /// # Errors
-    /// Whatever the server has against it.
-    pub(crate) fn create<T: DeserializeOwned>(
-        &self,
-        resource: Resource<'_>,
-        object: &impl Serialize,
-    ) -> Result<T, Failure> {
-        self.write(Method::POST, "create", resource, "application/json", object)
-    }
-
-    /// Changes an object. After a cut connection it is sent again, so it must stand that.
-    ///
-    /// # Errors
-    /// Whatever the server has against it: status 409 or 422 where a `test` failed.
-    pub(crate) fn patch<T: DeserializeOwned>(
-        &self,
-        resource: Resource<'_>,
-        patch: Patch,
-        change: &impl Serialize,
-    ) -> Result<T, Failure> {
-        let media_type = match patch {
-            Patch::Json => "application/json-patch+json",
-            Patch::Merge => "application/merge-patch+json",
-        };
-        self.write(Method::PATCH, "patch", resource, media_type, change)
-    }
-
-    fn write<T: DeserializeOwned>(
-        &self,
-        method: Method,
-        verb: &str,
-        resource: Resource<'_>,
-        media_type: &str,
-        body: &impl Serialize,
-    ) -> Result<T, Failure> {
-        let body = serde_json::to_vec(body).map_err(|error| Failure {
-            status: None,
-            is_missing: false,
-            line: self.line(&resource.path(), &format!("cannot be written: {error}")),
-        })?;
-        self.send(&Call {
-            method,
-            verb,
-            resource,
-            query: String::new(),
-            accept: "application/json",
-            body: Some((media_type, body)),
-            limit: OBJECT_BYTES,
-        })
     }
 
     fn send<T: DeserializeOwned>(&self, call: &Call<'_>) -> Result<T, Failure> {

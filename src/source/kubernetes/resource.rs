@@ -55,15 +55,4 @@ pub(crate) enum Shape {
 pub(crate) enum Selector<'a> {
     /// By labels.
     Label(&'a str),
-    /// By fields, such as `spec.nodeName=NODE`.
-    Field(&'a str),
-}
-
-/// How a patch is to be understood.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Patch {
-    /// RFC 6902: a list of operations, `test` among them.
-    Json,
-    /// RFC 7386.
-    Merge,
 }

@@ -1,12 +1,10 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use serde::de::IgnoredAny;
 use serde_json::json;
 
 use self::server::{Server, TOKEN, map, metadata, missing, raw, reply};
 use super::access::{Access, server_of_pod};
-use super::resource::Patch;
 use super::*;
 use crate::error::Exit;
 use crate::source::{Source, read_parts};
@@ -290,35 +288,6 @@ fn the_deadline_holds_for_all_tries_together() {
     let source = Source::parse("configmap://ns/x").unwrap();
     let error = read_parts(&[source], &settings, &BTreeMap::new()).unwrap_err();
     assert!(error.to_string().contains("refused"), "{error}");
-}
-
-#[test]
-fn objects_are_made_and_changed() {
-    let server = Server::start(|_, _| reply(201, &json!({})));
-    let settings = server.settings(5);
-    let client = Client::new(&settings.access, settings.deadline).unwrap();
-    let events = Resource {
-        api: "apis/events.k8s.io/v1",
-        namespace: Some("default"),
-        plural: "events",
-        name: None,
-    };
-    let _: IgnoredAny = client.create(events, &json!({"a": 1})).unwrap();
-    let node = Resource {
-        api: "api/v1",
-        namespace: None,
-        plural: "nodes",
-        name: Some("node-1"),
-    };
-    let _: IgnoredAny = client.patch(node, Patch::Json, &json!([])).unwrap();
-    let seen = server.seen.lock().unwrap();
-    assert_eq!(
-        seen[0].line,
-        "POST /apis/events.k8s.io/v1/namespaces/default/events"
-    );
-    assert_eq!(seen[0].body, "{\"a\":1}");
-    assert_eq!(seen[1].line, "PATCH /api/v1/nodes/node-1");
-    assert!(seen[1].headers.contains("application/json-patch+json"));
 }
 
 #[test]
