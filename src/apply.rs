@@ -2,6 +2,8 @@
 
 mod removal;
 
+pub(crate) use removal::Pods;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::Path;
@@ -410,7 +412,10 @@ impl<'a> Applier<'a> {
             let loaded = &mut self.observed.loaded;
             loaded.insert(member.name.clone(), member.mode);
         }
-        self.change(Change::new(name, verb, &*write.reason));
+        self.change(Change {
+            repair: write.repair,
+            ..Change::new(name, verb, &*write.reason)
+        });
         self.written.push(candidate.clone());
         self.record(candidate, true, write.repair);
         Ok(())
@@ -512,6 +517,7 @@ impl<'a> Applier<'a> {
             in_force: self.in_force.len(),
             problems,
             exit,
+            remark: None,
         };
         if self.dry {
             return Ok(report);

@@ -185,9 +185,21 @@ macro_rules! subcommand {
                 /// the client certificate's key
                 #[argh(option, arg_name = "FILE")]
                 pub(crate) client_key: Option<String>,
-                /// the node's name in reports ($NODE_NAME)
+                /// the node's name, in reports and to the API server ($NODE_NAME)
                 #[argh(option, arg_name = "NAME")]
                 pub(crate) node_name: Option<String>,
+                /// this pod's name, in events ($POD_NAME)
+                #[argh(option, arg_name = "NAME")]
+                pub(crate) pod_name: Option<String>,
+                /// say by Events on the Kubernetes node what was done and what is in the way
+                #[argh(switch)]
+                pub(crate) events: bool,
+                /// take this taint from the Kubernetes node when it is ready for the first time
+                #[argh(option, arg_name = "KEY")]
+                pub(crate) clear_taint: Option<String>,
+                /// before a removal, ask the API server whether a pod of this node names the profile
+                #[argh(switch)]
+                pub(crate) check_pods: bool,
                 /// text or json: the changes on stdout (text for plan, none for reconcile)
                 #[argh(option, arg_name = "FORMAT")]
                 pub(crate) output: Option<String>,
@@ -213,6 +225,12 @@ macro_rules! subcommand {
                     client_cert: self.client_cert.clone(),
                     client_key: self.client_key.clone(),
                     node_name: self.node_name.clone(),
+                    pod_name: self.pod_name.clone(),
+                    cluster: ClusterFlags {
+                        events: self.events,
+                        clear_taint: self.clear_taint.clone(),
+                        check_pods: self.check_pods,
+                    },
                     output: self.output.clone(),
                 }
             }
@@ -266,7 +284,17 @@ pub(crate) struct PassFlags {
     pub(crate) client_cert: Option<String>,
     pub(crate) client_key: Option<String>,
     pub(crate) node_name: Option<String>,
+    pub(crate) pod_name: Option<String>,
+    pub(crate) cluster: ClusterFlags,
     pub(crate) output: Option<String>,
+}
+
+/// The options that say what a pass has to do with its Kubernetes node.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct ClusterFlags {
+    pub(crate) events: bool,
+    pub(crate) clear_taint: Option<String>,
+    pub(crate) check_pods: bool,
 }
 
 subcommand! {

@@ -23,13 +23,14 @@
 //! args, settings   the command line; flags, environment and defaults made into types
 //! reconcile        the pass: the only file that knows the order of things
 //! commands         what else can be asked: wait, status, check, restore, remove
-//! source           what is wanted: folders, mounted ConfigMaps
+//! source           what is wanted: folders, mounted ConfigMaps, ConfigMaps of the API server
 //! profile          names, digests, texts: parsed once, trusted afterwards
 //! wanted           from files as found to profiles that may be loaded
 //! includes         which files a text includes, and their digests
 //! parser           apparmor_parser, limited: the only module that starts a process
 //! blob             names, modes and attachments out of compiled policy
 //! advice           what compiles but hurts in a cluster
+//! kubernetes       the API: its client, events, the start-up taint, what pods name
 //! kernel           securityfs: the only module that spells its paths
 //! confined         who is confined by what: the complete scan of /proc
 //! state            versioned JSON by set; its folder: lock, atomic save, stored policy
@@ -51,6 +52,7 @@ mod confined;
 mod error;
 mod includes;
 mod kernel;
+mod kubernetes;
 mod parser;
 mod plan;
 mod profile;

@@ -447,6 +447,9 @@ pub(crate) struct Change {
     pub(crate) profile: String,
     pub(crate) action: Verb,
     pub(crate) reason: String,
+    /// Whether it undoes somebody else's change.
+    #[serde(skip)]
+    pub(crate) repair: bool,
 }
 
 impl Change {
@@ -455,6 +458,7 @@ impl Change {
             profile: profile.into(),
             action,
             reason: reason.into(),
+            repair: false,
         }
     }
 }

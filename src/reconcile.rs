@@ -10,12 +10,14 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::advice::advise;
-use crate::apply::Applier;
+use crate::apply::{Applier, Pods};
 use crate::blob;
 use crate::clock::Stamp;
-use crate::error::Error;
+use crate::error::{Error, Exit};
 use crate::includes::Includes;
 use crate::kernel::Kernel;
+use crate::kubernetes::taint::Marker;
+use crate::kubernetes::{Api, events, pods, taint};
 use crate::parser::Compiler;
 use crate::plan::{Candidate, Policy, about, parent};
 use crate::profile::{Digest, ProfileName, RawProfile, Refusal, RefusalKind};
@@ -33,6 +35,9 @@ const TRY_AGAIN: Duration = Duration::from_secs(600);
 /// The API server is not waited for longer: the lock is held meanwhile.
 const API_TIME: Duration = Duration::from_secs(60);
 
+/// The node's object and its events are not waited for longer, each.
+const NODE_TIME: Duration = Duration::from_secs(10);
+
 /// One pass, or with `dry` what it would do.
 ///
 /// # Errors
@@ -40,15 +45,105 @@ const API_TIME: Duration = Duration::from_secs(60);
 pub(crate) fn run(settings: &Settings, dry: bool) -> Result<Report, Error> {
     let common = &settings.common;
     let mut folder = Folder::new(&common.state_dir);
-    let result = run_locked(settings, dry, &mut folder);
+    let api = Api::new(settings.access.clone());
+    let mut result = run_locked(settings, dry, &mut folder, &api);
     if !dry {
         let boot_id = kernel(common).boot_id().ok();
-        report::heartbeat(&folder, &common.set, boot_id, &result);
+        if let Ok(report) = &mut result {
+            clear_taint(settings, &api, &folder, boot_id.as_deref(), report);
+        }
+        report::heartbeat(&folder, &common.set, boot_id.clone(), &result);
+        tell(settings, &api, &folder, boot_id, &result);
     }
     result
 }
 
-fn run_locked(settings: &Settings, dry: bool, folder: &mut Folder) -> Result<Report, Error> {
+/// Takes the start-up taint from the node when it is ready for the first time (`--clear-taint`).
+/// What keeps it there makes the pass not converged.
+fn clear_taint(
+    settings: &Settings,
+    api: &Api,
+    folder: &Folder,
+    boot_id: Option<&str>,
+    report: &mut Report,
+) {
+    const MEMO: &str = "taint";
+    let (Some(key), Some(node), Some(boot_id)) =
+        (&settings.cluster.clear_taint, &settings.node, boot_id)
+    else {
+        return;
+    };
+    let set = &settings.common.set;
+    let marker = Marker {
+        boot_id: boot_id.to_owned(),
+        pod: settings.pod.clone(),
+        node: node.clone(),
+        key: key.clone(),
+        uid: String::new(),
+    };
+    let noted: Option<Marker> = folder.memo(MEMO, set);
+    if !report.is_ready() || marker.is_settled(noted.as_ref()) {
+        return;
+    }
+    let cleared = api.until(Instant::now() + NODE_TIME).and_then(|client| {
+        let cleared = taint::clear(&client, &marker, noted.as_ref());
+        cleared.map_err(Error::from)
+    });
+    match cleared {
+        Ok((uid, was_there)) => {
+            if was_there {
+                log::info!(action = "taint"; "the taint {key} is taken from the node {node}");
+            }
+            folder.keep_memo(MEMO, set, &Marker { uid, ..marker });
+        }
+        Err(error) => {
+            report.exit = report.exit.max(Exit::Incomplete);
+            report.remark = Some(format!("the taint {key} stays: {error}"));
+        }
+    }
+}
+
+/// Tells the API server what became of the pass (`--events`). It is not worth failing a pass for.
+fn tell(
+    settings: &Settings,
+    api: &Api,
+    folder: &Folder,
+    boot_id: Option<String>,
+    result: &Result<Report, Error>,
+) {
+    const MEMO: &str = "events";
+    let (true, Some(node)) = (settings.cluster.events, &settings.node) else {
+        return;
+    };
+    let set = &settings.common.set;
+    let boot_id = boot_id.unwrap_or_default();
+    let noted: Option<events::Ledger> = folder.memo(MEMO, set);
+    let before = noted
+        .filter(|ledger| ledger.boot_id == boot_id)
+        .unwrap_or_else(|| events::Ledger::new(boot_id));
+    let mut ledger = before.clone();
+    let teller = events::Teller {
+        node,
+        instance: settings.pod.as_ref().unwrap_or(node),
+        set,
+    };
+    let client = || api.until(Instant::now() + NODE_TIME);
+    let told = events::tell(&client, &teller, result, &mut ledger, Stamp::now());
+    if let Err(error) = told {
+        let why = error.to_string();
+        log::warn!(action = "event", reason = why.as_str(); "not all events are written: {why}");
+    }
+    if ledger != before {
+        folder.keep_memo(MEMO, set, &ledger);
+    }
+}
+
+fn run_locked(
+    settings: &Settings,
+    dry: bool,
+    folder: &mut Folder,
+    api: &Api,
+) -> Result<Report, Error> {
     let started = Instant::now();
     let common = &settings.common;
     let kernel = kernel(common);
@@ -65,12 +160,13 @@ fn run_locked(settings: &Settings, dry: bool, folder: &mut Folder) -> Result<Rep
     let mut state = folder.load()?;
     state.enter_boot(&kernel.boot_id()?);
     state.node.clone_from(&settings.node);
-    let (found, objects) = read(settings, started, folder, &state)?;
+    let (found, objects) = read(settings, started, folder, &state, api)?;
     let wish = Wish::new(found, &settings.rules);
     let compiler = Compiler::find(settings.compiler())?;
     let mut includes = Includes::new(settings.rules.base.clone());
     let pass = Pass {
         settings,
+        api,
         started,
         wanted: wanted_digest(settings, &wish),
         parser_mark: compiler.mark(),
@@ -94,6 +190,7 @@ fn read(
     started: Instant,
     folder: &Folder,
     state: &State,
+    api: &Api,
 ) -> Result<(Vec<RawProfile>, BTreeMap<String, Object>), Error> {
     let none = BTreeMap::new();
     let set = state.sets.get(&settings.common.set);
@@ -120,7 +217,7 @@ fn read(
         .collect();
     let reading = Reading {
         limits: settings.rules.limits.clone(),
-        access: settings.access.clone(),
+        api: api.clone(),
         deadline: started + settings.deadline.min(API_TIME),
         allow_empty: settings.allow_empty,
     };
@@ -154,6 +251,7 @@ fn kernel(common: &Common) -> Kernel {
 /// What stays the same during a pass.
 struct Pass<'a> {
     settings: &'a Settings,
+    api: &'a Api,
     started: Instant,
     wish: Wish,
     wanted: Digest,
@@ -418,9 +516,22 @@ impl Pass<'_> {
             .filter(|source| !self.wish.counts.keys().any(|found| covers(source, found)))
             .map(String::as_str)
             .collect();
-        applier.remove_unwanted(policy, files, &sources, &|recorded| {
-            empty.iter().any(|source| covers(source, recorded))
-        })
+        let is_empty = |recorded: &str| empty.iter().any(|source| covers(source, recorded));
+        let mut pods = || self.profiles_of_pods();
+        let pods: Option<Pods> = if self.settings.cluster.check_pods {
+            Some(&mut pods)
+        } else {
+            None
+        };
+        applier.remove_unwanted(policy, files, &sources, &is_empty, pods)
+    }
+
+    /// Which profiles the node's pods name, each with a pod.
+    fn profiles_of_pods(&self) -> Result<BTreeMap<String, String>, String> {
+        let client = self.api.until(Instant::now() + NODE_TIME);
+        let client = client.map_err(|error| error.to_string())?;
+        let node = self.settings.node.as_deref().unwrap_or_default();
+        pods::named(&client, node).map_err(|failure| failure.line)
     }
 }
 

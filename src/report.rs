@@ -29,6 +29,8 @@ pub(crate) struct Report {
     /// Nothing was done to the kernel.
     pub(crate) quiet: bool,
     pub(crate) exit: Exit,
+    /// What else stands in the way, besides profiles.
+    pub(crate) remark: Option<String>,
 }
 
 impl Report {
@@ -57,6 +59,7 @@ impl Report {
                 Exit::Incomplete
             },
             problems: set.problems.clone(),
+            remark: None,
         }
     }
 
@@ -138,7 +141,7 @@ impl Report {
     }
 
     /// Whether every wanted profile that compiles is in force.
-    fn is_ready(&self) -> bool {
+    pub(crate) fn is_ready(&self) -> bool {
         !self
             .problems
             .values()
@@ -156,6 +159,9 @@ impl fmt::Display for Report {
         }
         if !self.problems.is_empty() {
             write!(f, "; in the way: {}", problems_in_words(&self.problems))?;
+        }
+        if let Some(remark) = &self.remark {
+            write!(f, "; {remark}")?;
         }
         Ok(())
     }

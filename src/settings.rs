@@ -5,11 +5,13 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
-use crate::args::{CommonFlags, PassFlags, RuleFlags};
+use crate::args::{ClusterFlags, CommonFlags, PassFlags, RuleFlags};
 use crate::error::Error;
+use crate::kubernetes::access::{Access, server_of_pod};
+use crate::kubernetes::encoding::is_dns;
+use crate::kubernetes::taint;
 use crate::parser;
 use crate::profile::quoted;
-use crate::source::kubernetes::access::{Access, server_of_pod};
 use crate::source::{Limits, Source};
 
 /// The most bytes of compiled policy that one text may become.
@@ -25,7 +27,13 @@ pub(crate) fn process_env(name: &str) -> Option<String> {
 
 /// A variable of ours whose value is not UTF-8: passing over it would be another wish.
 pub(crate) fn unreadable_variable() -> Option<String> {
-    const OTHERS: [&str; 4] = ["PROFILES_DIR", "POLL_TIME", "NODE_NAME", "RUST_LOG"];
+    const OTHERS: [&str; 5] = [
+        "PROFILES_DIR",
+        "POLL_TIME",
+        "NODE_NAME",
+        "POD_NAME",
+        "RUST_LOG",
+    ];
     std::env::vars_os().find_map(|(name, value)| {
         let name = name.into_string().ok()?;
         let ours = name.starts_with("ARMORER_") || OTHERS.contains(&name.as_str());
@@ -88,7 +96,21 @@ pub(crate) struct Pass {
     pub(crate) deadline: Duration,
     pub(crate) access: Access,
     pub(crate) node: Option<String>,
+    pub(crate) pod: Option<String>,
+    /// What is told to the API server, or asked of it, besides the sources.
+    pub(crate) cluster: Cluster,
     pub(crate) output: Option<Output>,
+}
+
+/// What a pass has to do with its Kubernetes node. None of it without the node's name.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Cluster {
+    /// Events on the node say what a pass did.
+    pub(crate) events: bool,
+    /// This taint goes when the node is ready for the first time.
+    pub(crate) clear_taint: Option<String>,
+    /// A profile that a pod of the node names is not removed.
+    pub(crate) check_pods: bool,
 }
 
 /// How results are printed.
@@ -295,8 +317,13 @@ impl Pass {
             let listed = env("ARMORER_ADOPT").unwrap_or_default();
             adopt.extend(listed.split_whitespace().map(str::to_owned));
         }
+        let access = access(flags, env);
+        let node = Setting::new("node-name", flags.node_name.as_ref(), env)
+            .or_env("NODE_NAME")
+            .text();
         Ok(Self {
             rules: Rules::new(&flags.rules, env)?,
+            cluster: cluster(&flags.cluster, env, &access, node.as_deref())?,
             sources: named
                 .iter()
                 .map(|name| Source::parse(name))
@@ -311,9 +338,10 @@ impl Pass {
                 .map(|path| rebase(&common.root, &path)),
             lock_timeout: lock_timeout(flags.lock_timeout.as_ref(), env)?,
             deadline: deadline(flags.deadline.as_ref(), env)?,
-            access: access(flags, env),
-            node: Setting::new("node-name", flags.node_name.as_ref(), env)
-                .or_env("NODE_NAME")
+            access,
+            node,
+            pod: Setting::new("pod-name", flags.pod_name.as_ref(), env)
+                .or_env("POD_NAME")
                 .text(),
             output: Setting::new("output", flags.output.as_ref(), env).read(
                 None,
@@ -327,6 +355,41 @@ impl Pass {
             common,
         })
     }
+}
+
+/// What is wanted of the API server besides sources, if it can be asked at all.
+fn cluster(
+    flags: &ClusterFlags,
+    env: Env,
+    access: &Access,
+    node: Option<&str>,
+) -> Result<Cluster, Error> {
+    let key = Setting::new("clear-taint", flags.clear_taint.as_ref(), env);
+    let cluster = Cluster {
+        events: switch("events", flags.events, env)?,
+        clear_taint: key.read(None, "a taint's key such as example.com/starting", |text| {
+            taint::is_key(text).then(|| Some(text.to_owned()))
+        })?,
+        check_pods: switch("check-pods", flags.check_pods, env)?,
+    };
+    let first = [
+        (cluster.events, "--events"),
+        (cluster.clear_taint.is_some(), "--clear-taint"),
+        (cluster.check_pods, "--check-pods"),
+    ];
+    if let Some((_, flag)) = first.into_iter().find(|(on, _)| *on) {
+        if node.is_none_or(|node| !is_dns(node)) {
+            return Err(Error::Usage(format!(
+                "{flag} needs the name of this Kubernetes node: set NODE_NAME from spec.nodeName, or --node-name"
+            )));
+        }
+        if access.api_server.is_none() {
+            return Err(Error::Usage(format!(
+                "{flag} needs an API server: outside of a pod, name it by --api-server"
+            )));
+        }
+    }
+    Ok(cluster)
 }
 
 /// The way to the API server: as said, else the pod's own.

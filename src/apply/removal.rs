@@ -1,6 +1,6 @@
 //! Removals, under promise 1: never from under a running or coming process.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
 use super::Applier;
@@ -10,10 +10,15 @@ use crate::plan::{Change, Policy, Removal, Sighting, Verb, Verdict, View};
 use crate::profile::is_within;
 use crate::state::{Pending, ProblemKind, Unwanted};
 
+/// Asks which profiles pods name that need not run now, each with such a pod; or why nobody can
+/// tell.
+pub(crate) type Pods<'a> = &'a mut dyn FnMut() -> Result<BTreeMap<String, String>, String>;
+
 impl Applier<'_> {
     /// Removes what the set owns and no file in `files` wants, as far as it may go.
     ///
-    /// `is_empty` tells whether a recorded source is readable and holds nothing.
+    /// `is_empty` tells whether a recorded source is readable and holds nothing; `pods`, if
+    /// there, is asked where something is due.
     ///
     /// # Errors
     /// The state cannot be saved.
@@ -23,6 +28,7 @@ impl Applier<'_> {
         files: &BTreeSet<&str>,
         sources: &[String],
         is_empty: &dyn Fn(&str) -> bool,
+        pods: Option<Pods<'_>>,
     ) -> Result<(), Error> {
         let set = self.set_mut();
         let wanted: BTreeSet<String> = set
@@ -57,7 +63,7 @@ impl Applier<'_> {
         let kept = removals
             .iter()
             .any(|r| matches!(r.verdict, Verdict::Kept(_)));
-        self.remove_all(removals)?;
+        self.remove_all(removals, pods)?;
         if !kept {
             self.set_mut().sources = sources.to_vec();
         }
@@ -66,7 +72,11 @@ impl Applier<'_> {
     }
 
     /// Does what `removals` say; what is due is scanned for again just before its write.
-    pub(crate) fn remove_all(&mut self, removals: Vec<Removal>) -> Result<(), Error> {
+    pub(crate) fn remove_all(
+        &mut self,
+        removals: Vec<Removal>,
+        pods: Option<Pods<'_>>,
+    ) -> Result<(), Error> {
         let mut due = Vec::new();
         for removal in removals {
             let Removal {
@@ -81,6 +91,9 @@ impl Applier<'_> {
                 Verdict::Deferred(why) => self.defer(&name, why, first),
                 Verdict::Due(why) => due.push((name, why, clock)),
             }
+        }
+        if let (Some(pods), false) = (pods, due.is_empty()) {
+            self.keep_what_pods_name(&mut due, pods);
         }
         if self.dry {
             for (name, why, _) in due {
@@ -99,6 +112,34 @@ impl Applier<'_> {
             self.remove_one(&name, why, clock);
         }
         Ok(())
+    }
+
+    /// Takes from `due` what a pod names, which starts its clock anew; all of it if nobody can
+    /// tell.
+    fn keep_what_pods_name(&mut self, due: &mut Vec<(String, String, Unwanted)>, pods: Pods<'_>) {
+        let named = match pods() {
+            Ok(named) => named,
+            Err(why) => {
+                for (name, _, _) in due.drain(..) {
+                    let why = format!("nobody can tell whether a pod names it: {why}");
+                    self.problem(&name, ProblemKind::Kept, Verb::Keep, why);
+                }
+                return;
+            }
+        };
+        due.retain(|(name, _, clock)| {
+            let pod = named.iter().find(|(profile, _)| is_within(profile, name));
+            if let Some((_, pod)) = pod {
+                let last_seen_in_use = Some(self.now);
+                let clock = Unwanted {
+                    last_seen_in_use,
+                    ..*clock
+                };
+                self.note_clock(name, clock);
+                self.defer(name, format!("named by the pod {pod}"), true);
+            }
+            pod.is_none()
+        });
     }
 
     fn remove_one(&mut self, name: &str, why: String, clock: Unwanted) {
@@ -184,7 +225,7 @@ impl Applier<'_> {
                 clock,
             });
         }
-        self.remove_all(removals)
+        self.remove_all(removals, None)
     }
 
     /// Removes `name` even from under those that use it.

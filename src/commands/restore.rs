@@ -30,6 +30,7 @@ pub(crate) fn run(flags: &args::Restore, common: &Common, env: Env) -> Result<Re
         in_force: 0,
         quiet: true,
         exit: Exit::Converged,
+        remark: None,
     };
     for set in sets {
         let report = restore(&set, &kernel, &mut folder)?;

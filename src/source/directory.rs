@@ -29,7 +29,7 @@ use crate::profile::{RawProfile, Refusal, RefusalKind, printable};
 use tree::{Folder, OPEN, open_below, open_file, walk};
 
 #[cfg(test)]
-pub(super) mod tests;
+pub(crate) mod tests;
 
 /// A reading that saw a change is tried again this often.
 const RETRIES: u32 = 3;

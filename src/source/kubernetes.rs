@@ -1,22 +1,17 @@
 //! Profiles from `ConfigMaps`, read from the Kubernetes API.
 
-pub(crate) mod access;
-pub(crate) mod client;
-mod encoding;
-pub(crate) mod failure;
-pub(crate) mod object;
-pub(crate) mod resource;
-
 use std::collections::BTreeMap;
 use std::fmt;
 
-use self::client::Client;
-use self::encoding::{is_dns, is_dns_label, percent_decode};
-use self::failure::Failure;
-use self::object::{ConfigMap, Metadata, Partial};
-use self::resource::{Resource, Selector, Shape};
+use serde::Deserialize;
+
 use super::{Budget, Content, Part, Version, is_skipped, text, too_large};
 use crate::error::Error;
+use crate::kubernetes::client::Client;
+use crate::kubernetes::encoding::{is_dns, is_dns_label, percent_decode};
+use crate::kubernetes::failure::Failure;
+use crate::kubernetes::object::{Metadata, Partial};
+use crate::kubernetes::resource::{Resource, Selector, Shape};
 use crate::profile::{RawProfile, Refusal, RefusalKind, printable, quoted};
 
 #[cfg(test)]
@@ -25,6 +20,15 @@ mod tests;
 const SCHEME: &str = "configmap://";
 /// A selection is read anew this often when a `ConfigMap` went away meanwhile.
 const RETRIES: u32 = 3;
+
+/// What the API says of a `ConfigMap`.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ConfigMap {
+    metadata: Metadata,
+    data: Option<BTreeMap<String, String>>,
+    binary_data: Option<BTreeMap<String, String>>,
+}
 
 /// One `ConfigMap`, or those with certain labels in a namespace.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -1,7 +1,7 @@
 //! What is wanted: profile texts, read from where the user keeps them.
 
-mod directory;
-pub(crate) mod kubernetes;
+pub(crate) mod directory;
+mod kubernetes;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -9,10 +9,9 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use crate::error::Error;
+use crate::kubernetes::Api;
 use crate::profile::{RawProfile, Refusal, RefusalKind, Version, quoted};
 use kubernetes::ConfigMaps;
-use kubernetes::access::Access;
-use kubernetes::client::Client;
 
 /// A place that profiles come from.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -121,10 +120,10 @@ impl Budget {
 }
 
 /// What is needed to read sources of each kind.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct Reading {
     pub(crate) limits: Limits,
-    pub(crate) access: Access,
+    pub(crate) api: Api,
     /// When the API server is not waited for any longer, all tries included.
     pub(crate) deadline: Instant,
     /// Whether a `ConfigMap` that does not exist is an empty wish.
@@ -167,7 +166,6 @@ pub(crate) fn read_parts(
     known: &BTreeMap<String, Version>,
 ) -> Result<Vec<Part>, Error> {
     let mut budget = Budget::new(&reading.limits);
-    let mut client = None;
     let mut seen = BTreeSet::new();
     let mut all = Vec::new();
     for source in sources {
@@ -178,12 +176,9 @@ pub(crate) fn read_parts(
                 content: Content::Profiles(directory::read(path, &mut budget)?),
             }),
             Source::Kubernetes(maps) => {
-                let client = match &mut client {
-                    Some(client) => client,
-                    none => none.insert(Client::new(&reading.access, reading.deadline)?),
-                };
+                let client = reading.api.until(reading.deadline)?;
                 let parts =
-                    kubernetes::read(maps, client, known, reading.allow_empty, &mut budget)?;
+                    kubernetes::read(maps, &client, known, reading.allow_empty, &mut budget)?;
                 all.extend(
                     parts
                         .into_iter()

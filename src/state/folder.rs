@@ -5,6 +5,8 @@
 //!   state.json              replaced whole: write, fsync, rename, fsync of the folder
 //!   lock                    0600, never renamed: whoever can open it could hold it
 //!   heartbeat[-SET]         the last pass's time and outcome; not synced
+//!   events[-SET]            the Events that were sent (--events); not synced
+//!   taint[-SET]             that the start-up taint is gone (--clear-taint); not synced
 //!   policy/DIGEST.text      what was wanted, by the digest of the text
 //!   policy/DIGEST.blob      what was compiled, by the digest of the blob
 //!   public/status.json      0644: what others may read
@@ -20,6 +22,8 @@ use std::time::{Duration, Instant};
 
 use fs_err as fs;
 use fs_err::os::unix::fs::OpenOptionsExt as _;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use super::{Set, State};
 use crate::error::Error;
@@ -27,6 +31,8 @@ use crate::profile::Digest;
 
 /// The largest stored blob that is read back, in bytes.
 const BLOB_LIMIT: u64 = 64 << 20;
+/// The largest memo, in bytes.
+const MEMO_LIMIT: u64 = 4 << 20;
 
 /// The state folder.
 pub(crate) struct Folder {
@@ -214,15 +220,34 @@ impl Folder {
 
     /// Where the heartbeat of `set` is.
     pub(crate) fn heartbeat_path(&self, set: &str) -> PathBuf {
-        self.path.join(match set {
-            "default" => "heartbeat".to_owned(),
-            set => format!("heartbeat-{set}"),
-        })
+        self.memo_path("heartbeat", set)
     }
 
     /// Says that a pass has ended; not synced: losing it costs a probe, not a profile.
     pub(crate) fn write_heartbeat(&self, set: &str, json: &[u8]) -> io::Result<()> {
         replace(&self.heartbeat_path(set), json, 0o600)
+    }
+
+    /// What `keep_memo` kept last; none if that is lost.
+    pub(crate) fn memo<T: DeserializeOwned>(&self, name: &str, set: &str) -> Option<T> {
+        let path = self.memo_path(name, set);
+        let text = read_limited(&path, MEMO_LIMIT).ok()?;
+        serde_json::from_slice(&text).ok()
+    }
+
+    /// Keeps a small thing that may be lost; not synced, and not worth failing a pass for.
+    pub(crate) fn keep_memo(&self, name: &str, set: &str, memo: &impl Serialize) {
+        let json = serde_json::to_vec(memo).expect("plain data");
+        if let Err(error) = replace(&self.memo_path(name, set), &json, 0o600) {
+            log::warn!("cannot note in {name} what was done: {error}");
+        }
+    }
+
+    fn memo_path(&self, name: &str, set: &str) -> PathBuf {
+        self.path.join(match set {
+            "default" => name.to_owned(),
+            set => format!("{name}-{set}"),
+        })
     }
 
     /// Where the published status is.

@@ -10,10 +10,10 @@ use super::*;
 use crate::source::Limits;
 
 /// A folder that goes away with its test.
-pub(in crate::source) struct Temp(pub(in crate::source) PathBuf);
+pub(crate) struct Temp(pub(crate) PathBuf);
 
 impl Temp {
-    pub(in crate::source) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         static NEXT: AtomicUsize = AtomicUsize::new(0);
         let next = NEXT.fetch_add(1, Ordering::Relaxed);
         let path = std::env::temp_dir().join(format!("armorer-{}-{next}", std::process::id()));
@@ -21,7 +21,7 @@ impl Temp {
         Self(path)
     }
 
-    pub(in crate::source) fn write(&self, name: &str, text: impl AsRef<[u8]>) {
+    pub(crate) fn write(&self, name: &str, text: impl AsRef<[u8]>) {
         let path = self.0.join(name);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, text).unwrap();

@@ -55,4 +55,6 @@ pub(crate) enum Shape {
 pub(crate) enum Selector<'a> {
     /// By labels.
     Label(&'a str),
+    /// By fields, such as `spec.nodeName=x`.
+    Field(&'a str),
 }

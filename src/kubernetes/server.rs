@@ -10,31 +10,33 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::error::Error;
+use crate::kubernetes::Api;
+use crate::kubernetes::access::Access;
+use crate::profile::Version;
 use crate::source::directory::tests::Temp;
-use crate::source::kubernetes::access::Access;
-use crate::source::{Limits, Part, Reading, Source, Version, read_parts};
+use crate::source::{Limits, Part, Reading, Source, read_parts};
 
 /// {"sub":"system:serviceaccount:kube-system:armorer"}, and a part that must be seen nowhere.
-pub(super) const TOKEN: &str = "eyJhbGciOiJub25lIn0.\
+pub(crate) const TOKEN: &str = "eyJhbGciOiJub25lIn0.\
     eyJzdWIiOiJzeXN0ZW06c2VydmljZWFjY291bnQ6a3ViZS1zeXN0ZW06YXJtb3JlciJ9.secret";
 
 /// A request as the server saw it.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Seen {
-    pub(super) line: String,
-    pub(super) headers: String,
-    pub(super) body: String,
+pub(crate) struct Seen {
+    pub(crate) line: String,
+    pub(crate) headers: String,
+    pub(crate) body: String,
 }
 
 /// A server on loopback that answers the Nth request with what `answer` says, byte for byte.
-pub(super) struct Server {
-    pub(super) url: String,
-    pub(super) seen: Arc<Mutex<Vec<Seen>>>,
+pub(crate) struct Server {
+    pub(crate) url: String,
+    pub(crate) seen: Arc<Mutex<Vec<Seen>>>,
     token: Temp,
 }
 
 impl Server {
-    pub(super) fn start(answer: impl Fn(usize, &Seen) -> Vec<u8> + Send + Sync + 'static) -> Self {
+    pub(crate) fn start(answer: impl Fn(usize, &Seen) -> Vec<u8> + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let seen = Arc::new(Mutex::new(Vec::new()));
@@ -50,24 +52,28 @@ impl Server {
         Self { url, seen, token }
     }
 
-    pub(super) fn settings(&self, seconds: u64) -> Reading {
+    pub(crate) fn access(&self) -> Access {
+        Access {
+            api_server: Some(self.url.clone()),
+            token_file: Some(self.token.0.join("token")),
+            ..Access::default()
+        }
+    }
+
+    pub(crate) fn settings(&self, seconds: u64) -> Reading {
         Reading {
             limits: Limits::default(),
-            access: Access {
-                api_server: Some(self.url.clone()),
-                token_file: Some(self.token.0.join("token")),
-                ..Access::default()
-            },
+            api: Api::new(self.access()),
             deadline: Instant::now() + Duration::from_secs(seconds),
             allow_empty: false,
         }
     }
 
-    pub(super) fn read(&self, source: &str) -> Result<Vec<Part>, Error> {
+    pub(crate) fn read(&self, source: &str) -> Result<Vec<Part>, Error> {
         self.read_known(source, &BTreeMap::new())
     }
 
-    pub(super) fn read_known(
+    pub(crate) fn read_known(
         &self,
         source: &str,
         known: &BTreeMap<String, Version>,
@@ -75,7 +81,7 @@ impl Server {
         read_parts(&[Source::parse(source).unwrap()], &self.settings(20), known)
     }
 
-    pub(super) fn lines(&self) -> Vec<String> {
+    pub(crate) fn lines(&self) -> Vec<String> {
         let seen = self.seen.lock().unwrap();
         seen.iter().map(|seen| seen.line.clone()).collect()
     }
@@ -117,24 +123,24 @@ fn serve(stream: &TcpStream, log: &Mutex<Vec<Seen>>, answer: &dyn Fn(usize, &See
     }
 }
 
-pub(super) fn reply(status: u16, body: &Value) -> Vec<u8> {
+pub(crate) fn reply(status: u16, body: &Value) -> Vec<u8> {
     raw(status, "", &body.to_string())
 }
 
-pub(super) fn raw(status: u16, headers: &str, body: &str) -> Vec<u8> {
+pub(crate) fn raw(status: u16, headers: &str, body: &str) -> Vec<u8> {
     let length = body.len();
     format!("HTTP/1.1 {status} X\r\n{headers}content-length: {length}\r\n\r\n{body}").into_bytes()
 }
 
-pub(super) fn metadata(name: &str, version: &str) -> Value {
+pub(crate) fn metadata(name: &str, version: &str) -> Value {
     json!({"name": name, "namespace": "ns", "uid": "u", "resourceVersion": version})
 }
 
-pub(super) fn map(name: &str, version: &str, data: &Value) -> Value {
+pub(crate) fn map(name: &str, version: &str, data: &Value) -> Value {
     json!({"kind": "ConfigMap", "metadata": metadata(name, version), "data": data})
 }
 
-pub(super) fn missing(name: &str) -> Vec<u8> {
+pub(crate) fn missing(name: &str) -> Vec<u8> {
     let details = json!({"kind": "configmaps", "name": name});
     reply(
         404,

@@ -1,13 +1,15 @@
-//! A small client of the Kubernetes API: get and list; one deadline for all of it.
+//! A small client of the Kubernetes API: get, list, create and patch; one deadline for all of it.
 //!
 //! Redirects are not followed, since the token would go with them.
 
 use std::hash::{BuildHasher as _, RandomState};
 use std::io::{self, BufReader, Read};
+use std::rc::Rc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use serde::de::DeserializeOwned;
+use serde::Serialize;
+use serde::de::{DeserializeOwned, IgnoredAny};
 use ureq::config::Config;
 use ureq::http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE};
 use ureq::http::{Method, Request, Response, Uri};
@@ -33,6 +35,23 @@ const PAUSES: (Duration, Duration) = (Duration::from_millis(250), Duration::from
 /// A try has at least this long, if the deadline has it.
 const LEAST_TRY: Duration = Duration::from_secs(2);
 
+/// The media types of `metadata` alone, of an object and of a list; a server that cannot do so
+/// may send it whole.
+const PARTIAL: &str =
+    "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,application/json";
+const PARTIAL_LIST: &str =
+    "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json";
+const JSON: &str = "application/json";
+
+/// How a change is written.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Patch {
+    /// RFC 6902: a list of operations, all or none.
+    Json,
+    /// RFC 7386: what is to be set.
+    Merge,
+}
+
 /// Takes an answer's body for what it should be.
 type Reader<'a> = &'a mut dyn FnMut(&mut dyn Read) -> serde_json::Result<()>;
 
@@ -49,19 +68,20 @@ pub(super) struct Call<'a> {
     limit: u64,
 }
 
-/// The API server, for one pass.
+/// The API server.
+#[derive(Clone)]
 pub(crate) struct Client {
     agent: Agent,
-    pub(super) credentials: Credentials,
+    pub(super) credentials: Rc<Credentials>,
     deadline: Instant,
 }
 
 impl Client {
-    /// Reads token and certificates, and asks nobody yet. After `deadline` nothing is waited for.
+    /// Reads token and certificates, and asks nobody yet.
     ///
     /// # Errors
     /// [`Error::Usage`] for a wrong setting, [`Error::Source`] for a file that cannot be used.
-    pub(crate) fn new(access: &Access, deadline: Instant) -> Result<Self, Error> {
+    pub(super) fn new(access: &Access) -> Result<Self, Error> {
         let mut credentials = Credentials::new(access)?;
         let config = Config::builder()
             .tls_config(credentials.tls.take().unwrap_or_default())
@@ -75,9 +95,17 @@ impl Client {
             .build();
         Ok(Self {
             agent: Agent::new_with_config(config),
-            credentials,
-            deadline,
+            credentials: Rc::new(credentials),
+            deadline: Instant::now(),
         })
+    }
+
+    /// The same server and connections; after `deadline` nothing is waited for.
+    pub(super) fn until(&self, deadline: Instant) -> Self {
+        Self {
+            deadline,
+            ..self.clone()
+        }
     }
 
     /// One object.
@@ -95,10 +123,8 @@ impl Client {
             resource,
             query: String::new(),
             accept: match shape {
-                Shape::Metadata => {
-                    "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,application/json"
-                }
-                Shape::Whole => "application/json",
+                Shape::Metadata => PARTIAL,
+                Shape::Whole => JSON,
             },
             body: None,
             limit: OBJECT_BYTES,
@@ -118,6 +144,7 @@ impl Client {
     ) -> Result<Vec<T>, Failure> {
         let selection = match selector {
             Selector::Label(text) => format!("?labelSelector={}", percent_encode(text)),
+            Selector::Field(text) => format!("?fieldSelector={}", percent_encode(text)),
         };
         let mut restarts = 0;
         let mut found = Vec::new();
@@ -129,11 +156,8 @@ impl Client {
                 resource,
                 query: query.clone(),
                 accept: match shape {
-                    Shape::Metadata => {
-                        "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,\
-                         application/json"
-                    }
-                    Shape::Whole => "application/json",
+                    Shape::Metadata => PARTIAL_LIST,
+                    Shape::Whole => JSON,
                 },
                 body: None,
                 limit: LIST_BYTES,
@@ -164,6 +188,57 @@ impl Client {
             let cursor = percent_encode(&page.metadata.cursor);
             query = format!("{selection}&limit={PAGE}&continue={cursor}");
         }
+    }
+
+    /// Creates `object` among those that `resource` means.
+    ///
+    /// # Errors
+    /// Whatever keeps it from being created; 409 also if an earlier try did create it and its
+    /// answer was lost.
+    pub(crate) fn create(
+        &self,
+        resource: Resource<'_>,
+        object: &impl Serialize,
+    ) -> Result<(), Failure> {
+        self.tell(Method::POST, "create", resource, JSON, object)
+    }
+
+    /// Changes an object.
+    ///
+    /// # Errors
+    /// Whatever keeps it from being changed; 422 if a test in a JSON patch does not hold.
+    pub(crate) fn patch(
+        &self,
+        resource: Resource<'_>,
+        kind: Patch,
+        change: &impl Serialize,
+    ) -> Result<(), Failure> {
+        let media_type = match kind {
+            Patch::Json => "application/json-patch+json",
+            Patch::Merge => "application/merge-patch+json",
+        };
+        self.tell(Method::PATCH, "patch", resource, media_type, change)
+    }
+
+    fn tell(
+        &self,
+        method: Method,
+        verb: &str,
+        resource: Resource<'_>,
+        media_type: &str,
+        body: &impl Serialize,
+    ) -> Result<(), Failure> {
+        let body = serde_json::to_vec(body).expect("plain data");
+        let answer: Result<IgnoredAny, Failure> = self.send(&Call {
+            method,
+            verb,
+            resource,
+            query: String::new(),
+            accept: PARTIAL,
+            body: Some((media_type, body)),
+            limit: OBJECT_BYTES,
+        });
+        answer.map(|_| ())
     }
 
     fn send<T: DeserializeOwned>(&self, call: &Call<'_>) -> Result<T, Failure> {

@@ -1,7 +1,5 @@
 //! The parts of the API's objects that are read. What the API says beside them is passed over.
 
-use std::collections::BTreeMap;
-
 use serde::Deserialize;
 
 /// What every object has.
@@ -18,15 +16,6 @@ pub(crate) struct Metadata {
 #[derive(Clone, Debug, Deserialize)]
 pub(crate) struct Partial {
     pub(crate) metadata: Metadata,
-}
-
-/// A `ConfigMap`, whole.
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub(super) struct ConfigMap {
-    pub(super) metadata: Metadata,
-    pub(super) data: Option<BTreeMap<String, String>>,
-    pub(super) binary_data: Option<BTreeMap<String, String>>,
 }
 
 /// One page of a list.

@@ -19,7 +19,7 @@ pub(super) fn percent_encode(text: &str) -> String {
 }
 
 /// What `text` stands for; none for a `%` without two digits, or bytes that are not UTF-8.
-pub(super) fn percent_decode(text: &str) -> Option<String> {
+pub(crate) fn percent_decode(text: &str) -> Option<String> {
     let mut parts = text.split('%');
     let mut decoded = parts.next()?.as_bytes().to_vec();
     for part in parts {
@@ -48,12 +48,12 @@ pub(super) fn service_account(token: &str) -> Option<String> {
 }
 
 /// Whether `name` can be a Kubernetes object's: RFC 1123 labels with dots between them.
-pub(super) fn is_dns(name: &str) -> bool {
+pub(crate) fn is_dns(name: &str) -> bool {
     name.len() <= 253 && name.split('.').all(is_dns_label)
 }
 
 /// Whether `label` is one RFC 1123 label, as a namespace's name is.
-pub(super) fn is_dns_label(label: &str) -> bool {
+pub(crate) fn is_dns_label(label: &str) -> bool {
     !label.is_empty()
         && label.len() <= 63
         && !label.starts_with('-')
