@@ -395,13 +395,13 @@ impl<'a> Applier<'a> {
             self.claim_members(&candidate, write.intent)?;
             if let Err(error) = self.kernel.replace(&blob) {
                 self.release_claims(&candidate);
-                self.state.counters.failures += 1;
+                self.set_mut().counters.failures += 1;
                 let message = format!("{name}: {}", kernel_refused(&error));
                 self.problem(&name, ProblemKind::Failed, Verb::Fail, message);
                 return Ok(());
             }
             self.writes += 1;
-            let counters = &mut self.state.counters;
+            let counters = &mut self.set_mut().counters;
             match write.intent {
                 Pending::Load => counters.loads += 1,
                 Pending::Replace | Pending::Remove => counters.replaces += 1,
@@ -473,7 +473,7 @@ impl<'a> Applier<'a> {
             });
             if let Some(wrong) = wrong {
                 self.in_force.remove(&candidate.name);
-                self.state.counters.failures += 1;
+                self.set_mut().counters.failures += 1;
                 let message = format!(
                     "the kernel took it, but now {wrong}: somebody else loads profiles; the next pass looks again"
                 );
@@ -518,6 +518,7 @@ impl<'a> Applier<'a> {
             problems,
             exit,
             remark: None,
+            set: Set::default(),
         };
         if self.dry {
             return Ok(report);
@@ -528,7 +529,11 @@ impl<'a> Applier<'a> {
         self.save()?;
         self.folder.prune(&self.state);
         report::publish(self.folder, &self.state);
-        Ok(report)
+        let set = self.state.sets.remove(&self.set_name);
+        Ok(Report {
+            set: set.unwrap_or_default(),
+            ..report
+        })
     }
 
     /// Forgets the versions of what is neither wanted nor owned any more.

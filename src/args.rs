@@ -49,7 +49,7 @@ macro_rules! subcommand {
         $(#[$meta])*
         pub(crate) struct $name {
             $($fields)*
-            /// re-base the state, the copies, securityfs and proc below this folder
+            /// re-base state, copies, metrics, securityfs and proc below this folder
             #[argh(option, arg_name = "DIR")]
             pub(crate) root: Option<String>,
             /// where state and stored policy live (/var/lib/armorer)
@@ -163,6 +163,9 @@ macro_rules! subcommand {
                 /// keep readable copies of what is loaded there
                 #[argh(option, arg_name = "DIR")]
                 pub(crate) copy_to: Option<String>,
+                /// write figures about this set and its passes there, for Prometheus, at each pass
+                #[argh(option, arg_name = "FILE")]
+                pub(crate) metrics_file: Option<String>,
                 /// how long to wait for another pass to end (30s)
                 #[argh(option, arg_name = "TIME")]
                 pub(crate) lock_timeout: Option<String>,
@@ -217,6 +220,7 @@ macro_rules! subcommand {
                     adopt: self.adopt.clone(),
                     take_over: self.take_over,
                     copy_to: self.copy_to.clone(),
+                    metrics_file: self.metrics_file.clone(),
                     lock_timeout: self.lock_timeout.clone(),
                     deadline: self.deadline.clone(),
                     api_server: self.api_server.clone(),
@@ -276,6 +280,7 @@ pub(crate) struct PassFlags {
     pub(crate) adopt: Vec<String>,
     pub(crate) take_over: bool,
     pub(crate) copy_to: Option<String>,
+    pub(crate) metrics_file: Option<String>,
     pub(crate) lock_timeout: Option<String>,
     pub(crate) deadline: Option<String>,
     pub(crate) api_server: Option<String>,

@@ -36,7 +36,7 @@
 //! state            versioned JSON by set; its folder: lock, atomic save, stored policy
 //! plan             pure: (wanted, observed, clock) -> decisions, which are data
 //! apply            decisions -> the kernel and the record; removals last
-//! report           log, table, JSON, heartbeat, published status, copies
+//! report           log, table, JSON, heartbeat, metrics, published status, copies
 //! error            what ends a pass, and the exit codes
 //! ```
 //!

@@ -83,7 +83,7 @@ pub(crate) fn printable(text: &str) -> String {
 }
 
 /// The characters that reorder what follows them on the screen.
-const fn is_bidi_control(c: char) -> bool {
+pub(crate) const fn is_bidi_control(c: char) -> bool {
     matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 

@@ -21,7 +21,7 @@ use crate::kubernetes::{Api, events, pods, taint};
 use crate::parser::Compiler;
 use crate::plan::{Candidate, Policy, about, parent};
 use crate::profile::{Digest, ProfileName, RawProfile, Refusal, RefusalKind};
-use crate::report::{self, Report};
+use crate::report::{Report, ending};
 use crate::settings::{Common, Pass as Settings, RemoveAfter};
 use crate::source::{self, Content, Reading, Source};
 use crate::state::folder::{Folder, Lock};
@@ -41,18 +41,20 @@ const NODE_TIME: Duration = Duration::from_secs(10);
 /// One pass, or with `dry` what it would do.
 ///
 /// # Errors
-/// What keeps the whole pass from running; the heartbeat then says so.
+/// What keeps the whole pass from running; heartbeat and metrics then say so.
 pub(crate) fn run(settings: &Settings, dry: bool) -> Result<Report, Error> {
+    let started = Instant::now();
     let common = &settings.common;
     let mut folder = Folder::new(&common.state_dir);
     let api = Api::new(settings.access.clone());
-    let mut result = run_locked(settings, dry, &mut folder, &api);
+    let mut result = run_locked(settings, started, dry, &mut folder, &api);
     if !dry {
-        let boot_id = kernel(common).boot_id().ok();
+        let kernel = kernel(common);
+        let boot_id = kernel.boot_id().ok();
         if let Ok(report) = &mut result {
             clear_taint(settings, &api, &folder, boot_id.as_deref(), report);
         }
-        report::heartbeat(&folder, &common.set, boot_id.clone(), &result);
+        ending::tell(settings, &kernel, started, &mut folder, &result);
         tell(settings, &api, &folder, boot_id, &result);
     }
     result
@@ -140,11 +142,11 @@ fn tell(
 
 fn run_locked(
     settings: &Settings,
+    started: Instant,
     dry: bool,
     folder: &mut Folder,
     api: &Api,
 ) -> Result<Report, Error> {
-    let started = Instant::now();
     let common = &settings.common;
     let kernel = kernel(common);
     if dry {
@@ -175,7 +177,8 @@ fn run_locked(
         wish,
     };
     if pass.nothing_changed(&state, &kernel, &mut includes) {
-        return Ok(Report::unchanged(&state.sets[&common.set]));
+        let set = state.sets.remove(&common.set);
+        return Ok(Report::unchanged(set.unwrap_or_default()));
     }
     let mut applier = Applier::new(&kernel, folder, state, &common.set, dry, Stamp::now())?;
     applier.observe_contents(&settings.rules.prefix);

@@ -1,18 +1,21 @@
 //! What people and machines are told: log lines, heartbeat, published status, JSON.
 
 pub(crate) mod copies;
+pub(crate) mod ending;
+pub(crate) mod heartbeat;
 pub(crate) mod logger;
+pub(crate) mod metrics;
 pub(crate) mod table;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::clock::{Stamp, Time};
-use crate::error::{Error, Exit};
-use crate::plan::{Change, Total, Verb};
-use crate::profile::{Digest, Mode};
+use crate::clock::Time;
+use crate::error::Exit;
+use crate::plan::{Change, Total, Verb, is_owned_top_level};
+use crate::profile::{Digest, Mode, ProfileName};
 use crate::state::folder::Folder;
 use crate::state::{Problem, ProblemKind, Set, State};
 
@@ -31,12 +34,14 @@ pub(crate) struct Report {
     pub(crate) exit: Exit,
     /// What else stands in the way, besides profiles.
     pub(crate) remark: Option<String>,
+    /// The set as the pass leaves it; of a plan, nothing.
+    pub(crate) set: Set,
 }
 
 impl Report {
     /// The report of a pass that found everything as the last one left it: what stood in the
     /// way then still does.
-    pub(crate) fn unchanged(set: &Set) -> Self {
+    pub(crate) fn unchanged(set: Set) -> Self {
         let loaded = set.profiles.values().filter(|r| r.loaded_at.is_some());
         let standing = set.problems.iter().map(|(name, problem)| {
             let verb = match problem.kind {
@@ -60,6 +65,7 @@ impl Report {
             },
             problems: set.problems.clone(),
             remark: None,
+            set,
         }
     }
 
@@ -245,53 +251,14 @@ pub(crate) fn log_deeds(report: &Report) -> String {
     line
 }
 
-/// What the last pass left for the probes.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Heartbeat {
-    pub(crate) schema: u32,
-    pub(crate) at: Time,
-    /// Seconds since boot.
-    pub(crate) uptime: u64,
-    pub(crate) boot_id: String,
-    pub(crate) exit: u8,
-    /// The source was read wholly, and every wanted profile that compiles is in force.
-    pub(crate) ready: bool,
-    /// Nothing is refused, in conflict or otherwise in the way.
-    pub(crate) clean: bool,
-    pub(crate) reason: String,
-}
-
-/// Writes the heartbeat. It is not worth failing a pass for.
-pub(crate) fn heartbeat(
-    folder: &Folder,
-    set: &str,
-    boot_id: Option<String>,
-    result: &Result<Report, Error>,
-) {
-    let now = Stamp::now();
-    let (exit, ready, clean, reason) = match result {
-        Ok(report) => (
-            report.exit.code(),
-            report.is_ready(),
-            report.problems.is_empty(),
-            report.to_string(),
-        ),
-        Err(error) => (error.exit().code(), false, false, error.chain()),
-    };
-    let heartbeat = Heartbeat {
-        schema: SCHEMA,
-        at: now.at,
-        uptime: now.uptime,
-        boot_id: boot_id.unwrap_or_default(),
-        exit,
-        ready,
-        clean,
-        reason,
-    };
-    let json = serde_json::to_vec(&heartbeat).expect("plain data");
-    if let Err(error) = folder.write_heartbeat(set, &json) {
-        log::debug!("no heartbeat: {error}");
-    }
+/// Every name of `set` that is shown: what is wanted, owned, or in the way; children and hats
+/// count with their parents.
+pub(crate) fn names(set: &Set) -> BTreeSet<&str> {
+    let mut names: BTreeSet<&str> = set.profiles.keys().map(ProfileName::as_str).collect();
+    names.extend(set.problems.keys().map(String::as_str));
+    let alone = |name: &&String| is_owned_top_level(name, &set.owned);
+    names.extend(set.owned.keys().filter(alone).map(String::as_str));
+    names
 }
 
 /// `public/status.json`: what others on the node may read.

@@ -92,6 +92,7 @@ pub(crate) struct Pass {
     pub(crate) adopt: Vec<String>,
     pub(crate) take_over: bool,
     pub(crate) copy_to: Option<PathBuf>,
+    pub(crate) metrics_file: Option<PathBuf>,
     pub(crate) lock_timeout: Duration,
     pub(crate) deadline: Duration,
     pub(crate) access: Access,
@@ -334,6 +335,9 @@ impl Pass {
             adopt,
             take_over: switch("take-over", flags.take_over, env)?,
             copy_to: Setting::new("copy-to", flags.copy_to.as_ref(), env)
+                .path()
+                .map(|path| rebase(&common.root, &path)),
+            metrics_file: Setting::new("metrics-file", flags.metrics_file.as_ref(), env)
                 .path()
                 .map(|path| rebase(&common.root, &path)),
             lock_timeout: lock_timeout(flags.lock_timeout.as_ref(), env)?,

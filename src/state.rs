@@ -25,12 +25,10 @@ pub(crate) struct State {
     #[serde(default)]
     pub(crate) boot_id: Option<String>,
     #[serde(default)]
-    pub(crate) counters: Counters,
-    #[serde(default)]
     pub(crate) sets: BTreeMap<String, Set>,
 }
 
-/// What was done to the kernel since boot.
+/// What a set did to the kernel since boot.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct Counters {
@@ -45,6 +43,7 @@ pub(crate) struct Counters {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct Set {
+    pub(crate) counters: Counters,
     /// The sources, as the user named them.
     pub(crate) sources: Vec<String>,
     /// The digest of everything wanted, and of the options that change what comes of it.
@@ -180,7 +179,6 @@ impl Default for State {
             schema: SCHEMA,
             node: None,
             boot_id: None,
-            counters: Counters::default(),
             sets: BTreeMap::new(),
         }
     }
@@ -227,8 +225,8 @@ impl State {
             return;
         }
         self.boot_id = Some(boot_id.to_owned());
-        self.counters = Counters::default();
         for set in self.sets.values_mut() {
+            set.counters = Counters::default();
             set.kernel_revision = None;
             set.owned.clear();
             for record in set.profiles.values_mut() {
@@ -261,6 +259,7 @@ mod tests {
         assert_eq!(set.profiles[&name].mode(), Mode::Enforce);
         assert!(set.owned["custom.deny-network"].unwanted.is_none());
         assert!(set.owned["custom.old"].unwanted.is_some());
+        assert_eq!(set.counters.loads, 2);
         assert_eq!(
             set.problems["custom.bad"].kind,
             ProblemKind::Refused(RefusalKind::Compile)
@@ -300,6 +299,7 @@ mod tests {
         let set = &state.sets["default"];
         assert!(set.owned.is_empty());
         assert_eq!(set.kernel_revision, None);
+        assert_eq!(set.counters, Counters::default());
         assert_eq!(set.profiles.len(), before.sets["default"].profiles.len());
     }
 }

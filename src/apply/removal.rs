@@ -181,7 +181,7 @@ impl Applier<'_> {
         match self.kernel.remove(name) {
             Ok(()) => {
                 self.writes += 1;
-                self.state.counters.removes += 1;
+                self.set_mut().counters.removes += 1;
                 self.observed
                     .loaded
                     .retain(|loaded, _| !is_within(loaded, name));
@@ -191,7 +191,7 @@ impl Applier<'_> {
             Err(error) if error.kind() == io::ErrorKind::NotFound => self.forget_owned(name),
             Err(error) => {
                 self.set_pending(name, None);
-                self.state.counters.failures += 1;
+                self.set_mut().counters.failures += 1;
                 let message = format!("{name}: the kernel did not remove it: {error}");
                 self.problem(name, ProblemKind::Failed, Verb::Fail, message);
             }

@@ -7,7 +7,7 @@ use fs_err as fs;
 
 use crate::clock::{Stamp, Time, in_words};
 use crate::error::Exit;
-use crate::report::Heartbeat;
+use crate::report::heartbeat::Heartbeat;
 use crate::state::folder::Folder;
 use std::time::Duration;
 

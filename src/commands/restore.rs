@@ -13,7 +13,7 @@ use crate::profile::ProfileName;
 use crate::report::Report;
 use crate::settings::{Common, Env, lock_timeout};
 use crate::state::folder::Folder;
-use crate::state::{ProblemKind, Record};
+use crate::state::{ProblemKind, Record, Set};
 
 /// Loads what every set last had in force.
 pub(crate) fn run(flags: &args::Restore, common: &Common, env: Env) -> Result<Report, Error> {
@@ -31,6 +31,7 @@ pub(crate) fn run(flags: &args::Restore, common: &Common, env: Env) -> Result<Re
         quiet: true,
         exit: Exit::Converged,
         remark: None,
+        set: Set::default(),
     };
     for set in sets {
         let report = restore(&set, &kernel, &mut folder)?;

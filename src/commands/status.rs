@@ -13,6 +13,7 @@ use crate::error::{Error, Exit};
 use crate::kernel::Kernel;
 use crate::plan::parent;
 use crate::profile::{Digest, Mode, ProfileName, printable};
+use crate::report::heartbeat::Heartbeat;
 use crate::report::{self, kind_word, table};
 use crate::settings::{Common, Env, Setting, deadline, rebase, switch};
 use crate::state::folder::Folder;
@@ -42,7 +43,7 @@ pub(crate) struct Row {
 pub(crate) struct Overview {
     pub(crate) schema: u32,
     pub(crate) node: Option<String>,
-    pub(crate) last_pass: Option<report::Heartbeat>,
+    pub(crate) last_pass: Option<Heartbeat>,
     pub(crate) profiles: Vec<Row>,
     pub(crate) notes: Vec<String>,
 }
@@ -102,12 +103,11 @@ fn show(
     if only {
         state.sets.retain(|name, _| *name == common.set);
     }
-    let heartbeat = std::fs::read(folder.heartbeat_path(&common.set)).ok();
     let seen = Seen::new(kernel, &state);
     let overview = Overview {
         schema: report::SCHEMA,
         node: state.node.clone(),
-        last_pass: heartbeat.and_then(|text| serde_json::from_slice(&text).ok()),
+        last_pass: Heartbeat::read(&folder, &common.set),
         profiles: rows(&state, &seen),
         notes: seen.notes,
     };
@@ -212,11 +212,8 @@ impl Seen {
 fn rows(state: &State, seen: &Seen) -> Vec<Row> {
     let mut rows = Vec::new();
     for (set_name, set) in &state.sets {
-        let mut names: BTreeSet<&str> = set.profiles.keys().map(ProfileName::as_str).collect();
-        names.extend(set.problems.keys().map(String::as_str));
-        let alone = |name: &&String| crate::plan::is_owned_top_level(name, &set.owned);
-        names.extend(set.owned.keys().filter(alone).map(String::as_str));
-        rows.extend(names.into_iter().map(|name| row(set_name, set, name, seen)));
+        let names = report::names(set).into_iter();
+        rows.extend(names.map(|name| row(set_name, set, name, seen)));
     }
     rows
 }

@@ -223,7 +223,8 @@ impl Folder {
         self.memo_path("heartbeat", set)
     }
 
-    /// Says that a pass has ended; not synced: losing it costs a probe, not a profile.
+    /// Says that a pass has ended; not synced: losing it costs a probe, not a profile. Call it
+    /// with `quiet_moment` held.
     pub(crate) fn write_heartbeat(&self, set: &str, json: &[u8]) -> io::Result<()> {
         replace(&self.heartbeat_path(set), json, 0o600)
     }
@@ -248,6 +249,20 @@ impl Folder {
             "default" => name.to_owned(),
             set => format!("{name}-{set}"),
         })
+    }
+
+    /// Held while the heartbeat and the metrics file are written: a pass that did not get the
+    /// lock writes them too. Waits for a second at most; none where there is no folder.
+    pub(crate) fn quiet_moment(&self) -> Option<Lock> {
+        let folder = fs::File::open(&self.path).ok()?.into_file();
+        for _ in 0..50 {
+            match folder.try_lock() {
+                Err(TryLockError::WouldBlock) => sleep(Duration::from_millis(20)),
+                Err(TryLockError::Error(_)) => return None,
+                Ok(()) => return Some(Lock { _file: folder }),
+            }
+        }
+        None
     }
 
     /// Where the published status is.
@@ -287,7 +302,7 @@ fn store_once(path: &Path, bytes: &[u8]) -> io::Result<()> {
 }
 
 /// Replaces `path` so that readers see the old or the new, and nothing between.
-fn replace(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+pub(crate) fn replace(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     let temporary = write_beside(path, bytes, mode, false)?;
     fs::rename(temporary, path)
 }

@@ -1,6 +1,7 @@
 //! The binary from outside: a folder that looks like a node as its root, and the real compiler.
 
 mod compiler;
+mod metrics;
 mod node;
 mod pass;
 mod plan;

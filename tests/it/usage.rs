@@ -34,13 +34,14 @@ const RULES: [&str; 9] = [
     "--base",
 ];
 
-const PASS: [&str; 10] = [
+const PASS: [&str; 11] = [
     "--remove-after",
     "--allow-empty",
     "--complain",
     "--adopt",
     "--take-over",
     "--copy-to",
+    "--metrics-file",
     "--lock-timeout",
     "--deadline",
     "--node-name",

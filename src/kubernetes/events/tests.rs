@@ -11,6 +11,7 @@ fn report(changes: Vec<Change>) -> Result<Report, Error> {
         quiet: false,
         exit: Exit::Converged,
         remark: None,
+        set: crate::state::Set::default(),
     })
 }
 
