@@ -238,3 +238,60 @@ fn the_source_may_be_named_by_a_variable() {
     node.run_with(&["plan", &profiles], &[("PROFILES_DIR", "/nowhere")])
         .assert(0);
 }
+
+/// The guest's test of the same name asks a real kernel, with fewer seeds.
+#[test]
+fn a_mount_swapped_while_it_is_read_never_loses_a_wanted_profile() {
+    use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+    const SEEDS: u64 = 1000;
+    let node = Node::new();
+    let names = ["custom.a", "custom.b", "custom.c", "custom.d"];
+    let files: Vec<(&str, String)> = names.iter().map(|name| (*name, profile(name))).collect();
+    for (name, text) in &files {
+        node.load(name, text);
+    }
+    let generation = AtomicU32::new(1);
+    publish(&node, "volume", 1, &files);
+    let pass = ["reconcile", "volume", "--remove-after", "0s"];
+    node.run(&pass).assert(0);
+    let before = node.read("var/lib/armorer/state.json");
+    for seed in 0..SEEDS {
+        let over = AtomicBool::new(false);
+        let run = std::thread::scope(|scope| {
+            scope.spawn(|| {
+                // Another rhythm for each seed, until the pass is over.
+                let pause =
+                    || std::thread::sleep(std::time::Duration::from_micros(seed * 37 % 900));
+                while !over.load(Ordering::Relaxed) {
+                    let old = generation.fetch_add(1, Ordering::Relaxed);
+                    publish(&node, "volume", old + 1, &files);
+                    pause();
+                    let old = format!("volume/..2026_01_01_00_00_00.{old}");
+                    for name in names {
+                        std::fs::remove_file(node.path(&format!("{old}/{name}"))).unwrap();
+                        pause();
+                    }
+                    std::fs::remove_dir(node.path(&old)).unwrap();
+                }
+            });
+            let run = node.run(&pass);
+            over.store(true, Ordering::Relaxed);
+            run
+        });
+        assert!(
+            [0, 3].contains(&run.code()),
+            "seed {seed}: exit {}: {}",
+            run.code(),
+            run.stderr()
+        );
+        assert_eq!(node.removed(), "", "seed {seed}: {}", run.stderr());
+        assert_eq!(
+            node.read("var/lib/armorer/state.json"),
+            before,
+            "seed {seed}: {}",
+            run.stderr()
+        );
+    }
+    let swaps = u64::from(generation.into_inner());
+    assert!(swaps > 2 * SEEDS, "hardly ever swapped: {swaps} times");
+}
