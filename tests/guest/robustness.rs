@@ -277,3 +277,42 @@ fn a_pass_that_changes_nothing_costs_nearly_nothing() {
         10
     );
 }
+
+#[test]
+fn stored_policy_is_on_the_disk_before_the_state_names_it() {
+    let case = Case::new();
+    for n in 0..20 {
+        case.want_simple(&format!("custom.p{n}"));
+    }
+    let trace = case.dir.join("trace");
+    let script = format!(
+        "strace -f -y -e trace=fsync,fdatasync,rename,renameat,renameat2 -o {} $ARMORER_BIN reconcile {}",
+        trace.display(),
+        case.source().display()
+    );
+    let mut command = std::process::Command::new("sh");
+    command
+        .args(["-c", &script])
+        .env("ARMORER_STATE_DIR", case.dir.join("state"));
+    run(command).exits(0);
+    let mut unsynced = std::collections::BTreeSet::new();
+    let mut folder_synced = true;
+    let mut stored = 0;
+    for line in fs::read_to_string(trace).unwrap().lines() {
+        if line.contains("rename") && line.contains("/policy/") {
+            let name = line.split('"').nth(3).unwrap();
+            unsynced.insert(name.to_owned());
+            folder_synced = false;
+            stored += 1;
+        } else if line.contains("rename") && line.contains("state.json\"") {
+            assert!(unsynced.is_empty() && folder_synced, "{line}: {unsynced:?}");
+        } else if let Some(path) = line.split(['<', '>']).nth(1)
+            && line.contains("sync(")
+        {
+            unsynced.remove(path);
+            folder_synced |= path.ends_with("/policy");
+        }
+    }
+    assert_eq!(stored, 40, "a text and a blob for each profile");
+    assert!(unsynced.is_empty() && folder_synced);
+}
