@@ -220,7 +220,7 @@ impl AsRef<[u8]> for Digest {
 
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        f.write_str(&String::from(*self))
     }
 }
 
@@ -236,20 +236,36 @@ impl TryFrom<String> for Digest {
     fn try_from(text: String) -> Result<Self, String> {
         let wrong = || format!("{} is not a SHA-256", quoted(&text));
         let mut digest = [0; 32];
-        if text.len() != 64 || !text.is_ascii() {
+        if text.len() != 64 {
             return Err(wrong());
         }
         for (byte, pair) in digest.iter_mut().zip(text.as_bytes().chunks_exact(2)) {
-            let pair = std::str::from_utf8(pair).map_err(|_| wrong())?;
-            *byte = u8::from_str_radix(pair, 16).map_err(|_| wrong())?;
+            let (Some(high), Some(low)) = (nibble(pair[0]), nibble(pair[1])) else {
+                return Err(wrong());
+            };
+            *byte = high << 4 | low;
         }
         Ok(Self(digest))
     }
 }
 
+/// The value of a hexadecimal digit.
+const fn nibble(digit: u8) -> Option<u8> {
+    match digit {
+        b'0'..=b'9' => Some(digit - b'0'),
+        b'a'..=b'f' => Some(digit - b'a' + 10),
+        b'A'..=b'F' => Some(digit - b'A' + 10),
+        _ => None,
+    }
+}
+
 impl From<Digest> for String {
     fn from(digest: Digest) -> Self {
-        digest.to_string()
+        const DIGITS: &[u8; 16] = b"0123456789abcdef";
+        let digits = digest.0.iter().flat_map(|byte| [byte >> 4, byte & 15]);
+        digits
+            .map(|nibble| DIGITS[usize::from(nibble)] as char)
+            .collect()
     }
 }
 

@@ -231,19 +231,23 @@ fn read(
             Content::Profiles(profiles) => profiles,
             Content::Unchanged => stored.remove(&part.key).unwrap_or_default(),
         };
-        let texts: Option<BTreeMap<String, Digest>> = profiles
-            .iter()
-            .map(|raw| {
-                let text = raw.text.as_ref().ok()?;
-                Some((raw.name.clone(), Digest::of(text.as_bytes())))
-            })
-            .collect();
-        if let (Some(version), Some(texts)) = (part.version, texts) {
+        if let Some(version) = part.version
+            && let Some(texts) = digests(&profiles)
+        {
             objects.insert(part.key, Object { version, texts });
         }
         found.extend(profiles);
     }
     Ok((found, objects))
+}
+
+/// The names and the digests of the texts; none if one of them is refused.
+fn digests(profiles: &[RawProfile]) -> Option<BTreeMap<String, Digest>> {
+    let one = |raw: &RawProfile| {
+        let text = raw.text.as_ref().ok()?;
+        Some((raw.name.clone(), Digest::of(text.as_bytes())))
+    };
+    profiles.iter().map(one).collect()
 }
 
 fn kernel(common: &Common) -> Kernel {

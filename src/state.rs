@@ -200,15 +200,20 @@ impl State {
                  again, with --adopt for profiles that stay loaded on a kernel that cannot prove whose they are"
             ))
         };
-        let header: Header = serde_json::from_slice(text).map_err(corrupt)?;
-        if header.schema > SCHEMA {
+        let state: Result<Self, _> = serde_json::from_slice(text);
+        let schema = if let Ok(state) = &state {
+            state.schema
+        } else {
+            let header: Header = serde_json::from_slice(text).map_err(corrupt)?;
+            header.schema
+        };
+        if schema > SCHEMA {
             return Err(Error::State(format!(
-                "the state file has schema {}, and this version knows {SCHEMA}: run the newer armorer \
-                 that wrote it, or move state.json away to start anew; nothing was changed",
-                header.schema
+                "the state file has schema {schema}, and this version knows {SCHEMA}: run the newer armorer \
+                 that wrote it, or move state.json away to start anew; nothing was changed"
             )));
         }
-        serde_json::from_slice(text).map_err(corrupt)
+        state.map_err(corrupt)
     }
 
     /// The state as it goes to the disk.
