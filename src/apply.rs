@@ -207,6 +207,17 @@ impl<'a> Applier<'a> {
         }
     }
 
+    /// Notes why the compiler is not confined by armorer's own profile (none: it is); whether
+    /// that is news.
+    pub(crate) fn note_compiler(&mut self, why: Option<String>) -> bool {
+        let known = std::mem::replace(&mut self.state.compiler_unconfined, why);
+        known != self.state.compiler_unconfined && !self.dry
+    }
+
+    pub(crate) const fn is_compiler_noted(&self) -> bool {
+        self.state.compiler_unconfined.is_some()
+    }
+
     pub(crate) const fn is_dry(&self) -> bool {
         self.dry
     }

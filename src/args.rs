@@ -188,6 +188,10 @@ macro_rules! subcommand {
                 /// the client certificate's key
                 #[argh(option, arg_name = "FILE")]
                 pub(crate) client_key: Option<String>,
+                /// auto: the compiler runs in armorer's own profile, armorer.compiler, where the
+                /// kernel allows; or never (auto)
+                #[argh(option, arg_name = "WHEN")]
+                pub(crate) confine_compiler: Option<String>,
                 /// the node's name, in reports and to the API server ($NODE_NAME)
                 #[argh(option, arg_name = "NAME")]
                 pub(crate) node_name: Option<String>,
@@ -228,6 +232,7 @@ macro_rules! subcommand {
                     ca_file: self.ca_file.clone(),
                     client_cert: self.client_cert.clone(),
                     client_key: self.client_key.clone(),
+                    confine_compiler: self.confine_compiler.clone(),
                     node_name: self.node_name.clone(),
                     pod_name: self.pod_name.clone(),
                     cluster: ClusterFlags {
@@ -288,6 +293,7 @@ pub(crate) struct PassFlags {
     pub(crate) ca_file: Option<String>,
     pub(crate) client_cert: Option<String>,
     pub(crate) client_key: Option<String>,
+    pub(crate) confine_compiler: Option<String>,
     pub(crate) node_name: Option<String>,
     pub(crate) pod_name: Option<String>,
     pub(crate) cluster: ClusterFlags,

@@ -31,6 +31,7 @@
 //! blob             names, modes and attachments out of compiled policy
 //! advice           what compiles but hurts in a cluster
 //! kubernetes       the API: its client, events, the start-up taint, what pods name
+//! own_policy       the profile that confines the compiler, loaded first
 //! kernel           securityfs: the only module that spells its paths
 //! confined         who is confined by what: the complete scan of /proc
 //! state            versioned JSON by set; its folder: lock, atomic save, stored policy
@@ -53,6 +54,7 @@ mod error;
 mod includes;
 mod kernel;
 mod kubernetes;
+mod own_policy;
 mod parser;
 mod plan;
 mod profile;

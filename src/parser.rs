@@ -1,5 +1,6 @@
 //! `apparmor_parser`: text in, compiled policy out. The only module that starts a process.
 
+mod cage;
 mod child;
 mod explain;
 mod resources;
@@ -26,6 +27,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
 use crate::error::Error;
 use crate::profile::{Digest, Refusal, RefusalKind};
 
+pub(crate) use cage::PROFILE;
 pub(crate) use child::child;
 use explain::{Ended, explain};
 use resources::Resources;
@@ -74,6 +76,8 @@ pub(crate) struct Compiler {
     resources: Resources,
     /// The program and first arguments that end up in [`child`].
     launcher: Vec<String>,
+    /// The AppArmor profile that the compiler must enter.
+    profile: Option<&'static str>,
 }
 
 impl Compiler {
@@ -107,7 +111,43 @@ impl Compiler {
             settings,
             resources,
             launcher: vec!["/proc/self/exe".to_owned(), CHILD.to_owned()],
+            profile: None,
         })
+    }
+
+    /// As this one, without the user's options on what is compiled.
+    pub(crate) fn plain(&self) -> Self {
+        let mut plain = self.clone();
+        plain.settings.complain = false;
+        plain
+    }
+
+    /// The text of the profile that [`Self::confine`] is about.
+    ///
+    /// # Errors
+    /// Why there can be none on this node.
+    pub(crate) fn own_profile(&self) -> Result<String, String> {
+        let resolved = |path: &Path| {
+            path.canonicalize()
+                .map_err(|error| format!("{}: {error}", path.display()))
+        };
+        let features = self.features();
+        // Without securityfs the compiler looks for none.
+        let features = features.canonicalize().unwrap_or(features);
+        cage::text(
+            &resolved(&self.program)?,
+            &resolved(&self.settings.base)?,
+            &features,
+        )
+    }
+
+    /// From now on compiles only where the compiler can enter [`PROFILE`].
+    pub(crate) fn confine(&mut self) {
+        self.profile = Some(PROFILE);
+    }
+
+    fn features(&self) -> PathBuf {
+        self.settings.securityfs.join("apparmor/features")
     }
 
     /// How the files look that `environment` reads: another look is cheap, and tells when
@@ -197,6 +237,7 @@ impl Compiler {
                 self.resources.address_space.to_string(),
                 seconds.to_string(),
                 self.settings.max_blob.to_string(),
+                self.profile.unwrap_or_default().to_owned(),
             ])
             .arg(&self.settings.base)
             .arg(&self.program)
@@ -204,7 +245,7 @@ impl Compiler {
             .arg(&self.settings.base);
         // Not --subdomainfs: with it the compiler still reads the features of the usual mount, or,
         // where there is none, silently those of an ancient kernel.
-        let features = self.settings.securityfs.join("apparmor/features");
+        let features = self.features();
         if features.is_dir() {
             command.arg("--kernel-features").arg(features);
         }

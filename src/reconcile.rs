@@ -18,11 +18,12 @@ use crate::includes::Includes;
 use crate::kernel::Kernel;
 use crate::kubernetes::taint::Marker;
 use crate::kubernetes::{Api, events, pods, taint};
+use crate::own_policy::{self, Cage};
 use crate::parser::Compiler;
-use crate::plan::{Candidate, Policy, about, parent};
+use crate::plan::{Candidate, Change, Policy, about, parent};
 use crate::profile::{Digest, ProfileName, RawProfile, Refusal, RefusalKind};
 use crate::report::{Report, ending};
-use crate::settings::{Common, Pass as Settings, RemoveAfter};
+use crate::settings::{Common, Confine, Pass as Settings, RemoveAfter};
 use crate::source::{self, Content, Reading, Source};
 use crate::state::folder::{Folder, Lock};
 use crate::state::{Member, Object, ProblemKind, State};
@@ -166,10 +167,11 @@ fn run_locked(
     let wish = Wish::new(found, &settings.rules);
     let compiler = Compiler::find(settings.compiler())?;
     let mut includes = Includes::new(settings.rules.base.clone());
-    let pass = Pass {
+    let mut pass = Pass {
         settings,
         api,
         started,
+        cage: Err("--confine-compiler never".to_owned()),
         wanted: wanted_digest(settings, &wish),
         parser_mark: compiler.mark(),
         objects,
@@ -180,10 +182,15 @@ fn run_locked(
         let set = state.sets.remove(&common.set);
         return Ok(Report::unchanged(set.unwrap_or_default()));
     }
+    let environment = Digest::of_parts([pass.compiler.environment()?, kernel.features()?]);
+    let (state, own_changes) = pass.own_policy(&kernel, folder, state, environment, dry)?;
     let mut applier = Applier::new(&kernel, folder, state, &common.set, dry, Stamp::now())?;
     applier.observe_contents(&settings.rules.prefix);
-    pass.converge(&mut applier, &mut includes)?;
-    applier.finish(settings.copy_to.as_deref())
+    pass.converge(&mut applier, &mut includes, environment)?;
+    let mut report = applier.finish(settings.copy_to.as_deref())?;
+    report.quiet &= !own_changes.iter().any(|change| change.action.writes());
+    report.changes.splice(0..0, own_changes);
+    Ok(report)
 }
 
 /// Everything that the sources hold, and what to record of the API server's objects. Of objects
@@ -263,6 +270,8 @@ struct Pass<'a> {
     wish: Wish,
     wanted: Digest,
     compiler: Compiler,
+    /// What confines the compiler, or why nothing of ours does.
+    cage: Result<Cage, String>,
     parser_mark: String,
     /// The API server's objects that were read, to be recorded.
     objects: BTreeMap<String, Object>,
@@ -275,6 +284,7 @@ fn wanted_digest(settings: &Settings, wish: &Wish) -> Digest {
     parts.push(wish.digest.clone());
     parts.push(rules_digest(settings).as_ref().to_vec());
     parts.push(settings.adopt.join("\n").into_bytes());
+    parts.push(vec![u8::from(settings.confine_compiler == Confine::Auto)]);
     let copies = settings.copy_to.as_deref().unwrap_or(Path::new(""));
     parts.push(copies.as_os_str().as_encoded_bytes().to_vec());
     Digest::of_parts(parts)
@@ -326,13 +336,60 @@ impl Pass<'_> {
                 .all(|(path, digest)| includes.digest_now(path) == *digest)
     }
 
-    fn converge(&self, applier: &mut Applier, includes: &mut Includes) -> Result<(), Error> {
+    /// Puts armorer's own profile in force, or takes it away.
+    fn own_policy(
+        &mut self,
+        kernel: &Kernel,
+        folder: &mut Folder,
+        state: State,
+        environment: Digest,
+        dry: bool,
+    ) -> Result<(State, Vec<Change>), Error> {
+        if self.settings.confine_compiler == Confine::Never {
+            return own_policy::remove(kernel, folder, state, dry);
+        }
+        let adopt = &self.settings.adopt;
+        let (state, changes, cage) = own_policy::load(
+            kernel,
+            folder,
+            state,
+            &self.compiler,
+            environment,
+            adopt,
+            dry,
+        )?;
+        self.cage = cage;
+        Ok((state, changes))
+    }
+
+    /// The compiler as it is used on others' texts: confined, where that works.
+    fn confined_compiler(&self, applier: &mut Applier) -> Compiler {
+        let confined = match &self.cage {
+            Ok(cage) => cage.around(&self.compiler),
+            Err(why) => Err(why.clone()),
+        };
+        let (compiler, why) = match confined {
+            Ok(compiler) => (compiler, None),
+            Err(why) => (self.compiler.clone(), Some(why)),
+        };
+        let wanted = self.settings.confine_compiler == Confine::Auto;
+        if applier.note_compiler(why.clone())
+            && wanted
+            && let Some(why) = why
+        {
+            log::info!("the compiler runs with limits, but outside armorer's own profile: {why}");
+        }
+        compiler
+    }
+
+    fn converge(
+        &self,
+        applier: &mut Applier,
+        includes: &mut Includes,
+        environment: Digest,
+    ) -> Result<(), Error> {
         let settings = self.settings;
-        let environment = Digest::of_parts([
-            self.compiler.environment()?,
-            applier.kernel.features()?,
-            rules_digest(settings),
-        ]);
+        let environment = Digest::of_parts([environment, rules_digest(settings)]);
         applier.store_texts(self.wish.units.iter().filter_map(|unit| {
             let from_api = self.objects.contains_key(&unit.source);
             from_api.then_some((unit.digest, unit.text.as_str()))
@@ -414,30 +471,34 @@ impl Pass<'_> {
         let mut waiting: Vec<(Candidate, Vec<u8>)> = Vec::new();
         let mut failed = None;
         let mut refused = Vec::new();
-        self.compiler
-            .compile(&texts, deadline, &mut |index, result| {
-                let (unit, key) = fresh[index];
-                if failed.is_some() {
-                    return;
-                }
-                match result.and_then(|blob| self.candidate(unit, key, blob, files)) {
-                    Ok((candidate, blob)) => {
-                        let further = |m: &Member| parent(&m.name).is_none();
-                        let result = applier.store(&candidate, &unit.text, &blob);
-                        if candidate.members[1..].iter().any(further) {
-                            waiting.push((candidate, blob));
-                        } else {
-                            failed = result
-                                .and_then(|()| applier.carry_out(policy, candidate, Some(blob)))
-                                .err();
-                        }
+        let compiler = if fresh.is_empty() && !applier.is_compiler_noted() {
+            self.compiler.clone()
+        } else {
+            self.confined_compiler(applier)
+        };
+        compiler.compile(&texts, deadline, &mut |index, result| {
+            let (unit, key) = fresh[index];
+            if failed.is_some() {
+                return;
+            }
+            match result.and_then(|blob| self.candidate(unit, key, blob, files)) {
+                Ok((candidate, blob)) => {
+                    let further = |m: &Member| parent(&m.name).is_none();
+                    let result = applier.store(&candidate, &unit.text, &blob);
+                    if candidate.members[1..].iter().any(further) {
+                        waiting.push((candidate, blob));
+                    } else {
+                        failed = result
+                            .and_then(|()| applier.carry_out(policy, candidate, Some(blob)))
+                            .err();
                     }
-                    Err(refusal) => {
-                        applier.refuse(unit.name.as_str(), Some(key), &refusal);
-                        refused.push(unit);
-                    }
                 }
-            });
+                Err(refusal) => {
+                    applier.refuse(unit.name.as_str(), Some(key), &refusal);
+                    refused.push(unit);
+                }
+            }
+        });
         if let Some(error) = failed {
             return Err(error);
         }

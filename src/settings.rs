@@ -80,6 +80,14 @@ pub(crate) enum RemoveAfter {
     Never,
 }
 
+/// Whether the compiler is confined by armorer's own profile.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Confine {
+    /// Where that works.
+    Auto,
+    Never,
+}
+
 /// Everything a pass needs to know.
 #[derive(Clone, Debug)]
 pub(crate) struct Pass {
@@ -101,6 +109,7 @@ pub(crate) struct Pass {
     /// What is told to the API server, or asked of it, besides the sources.
     pub(crate) cluster: Cluster,
     pub(crate) output: Option<Output>,
+    pub(crate) confine_compiler: Confine,
 }
 
 /// What a pass has to do with its Kubernetes node. None of it without the node's name.
@@ -347,6 +356,16 @@ impl Pass {
             pod: Setting::new("pod-name", flags.pod_name.as_ref(), env)
                 .or_env("POD_NAME")
                 .text(),
+            confine_compiler: Setting::new(
+                "confine-compiler",
+                flags.confine_compiler.as_ref(),
+                env,
+            )
+            .read(Confine::Auto, "auto or never", |text| match text {
+                "auto" => Some(Confine::Auto),
+                "never" => Some(Confine::Never),
+                _ => None,
+            })?,
             output: Setting::new("output", flags.output.as_ref(), env).read(
                 None,
                 "text or json",

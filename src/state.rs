@@ -11,6 +11,9 @@ use crate::clock::{Stamp, Time};
 use crate::error::Error;
 use crate::profile::{Digest, Mode, ProfileName, RefusalKind, Version};
 
+/// The set of armorer's own profiles. No user's set has a name like it.
+pub(crate) const OWN_SET: &str = "(armorer)";
+
 /// The schema that this version writes.
 pub(crate) const SCHEMA: u32 = 1;
 
@@ -24,6 +27,9 @@ pub(crate) struct State {
     /// The boot that `owned` and `kernel_revision` speak of.
     #[serde(default)]
     pub(crate) boot_id: Option<String>,
+    /// Why the compiler was not confined by armorer's own profile when it was last looked at.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) compiler_unconfined: Option<String>,
     #[serde(default)]
     pub(crate) sets: BTreeMap<String, Set>,
 }
@@ -179,6 +185,7 @@ impl Default for State {
             schema: SCHEMA,
             node: None,
             boot_id: None,
+            compiler_unconfined: None,
             sets: BTreeMap::new(),
         }
     }

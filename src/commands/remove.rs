@@ -7,12 +7,13 @@ use crate::args;
 use crate::clock::Stamp;
 use crate::error::{Error, Exit};
 use crate::kernel::Kernel;
-use crate::plan::{Policy, Verb, is_owned_top_level};
+use crate::own_policy;
+use crate::plan::{Change, Policy, Verb, is_owned_top_level};
 use crate::profile::quoted;
 use crate::report::Report;
 use crate::settings::{Common, Env, RemoveAfter, lock_timeout, remove_after, switch};
-use crate::state::ProblemKind;
 use crate::state::folder::Folder;
+use crate::state::{OWN_SET, ProblemKind, Set};
 
 /// Removes the named profiles, or with `--all` everything that the set owns.
 pub(crate) fn run(flags: &args::Removal, common: &Common, env: Env) -> Result<Report, Error> {
@@ -72,7 +73,13 @@ pub(crate) fn run(flags: &args::Removal, common: &Common, env: Env) -> Result<Re
         .filter(|name| !forgotten(name));
     applier.forget_records(&kept.collect());
     applier.set_mut().wanted = None;
-    let report = applier.finish(None)?;
+    let mut report = applier.finish(None)?;
+    if all {
+        let own = remove_own(&kernel, &mut folder)?;
+        let deferred = own.iter().filter(|change| change.action == Verb::Defer);
+        report.deferred += deferred.count();
+        report.changes.extend(own);
+    }
     let left = report.deferred > 0 || report.has_new_problems();
     let exit = if left {
         Exit::Incomplete
@@ -80,6 +87,16 @@ pub(crate) fn run(flags: &args::Removal, common: &Common, env: Env) -> Result<Re
         Exit::Converged
     };
     Ok(Report { exit, ..report })
+}
+
+/// armorer's own profile goes with the last set that owns anything.
+fn remove_own(kernel: &Kernel, folder: &mut Folder) -> Result<Vec<Change>, Error> {
+    let state = folder.load()?;
+    let others = |(name, set): (&String, &Set)| name != OWN_SET && !set.owned.is_empty();
+    if state.sets.iter().any(others) {
+        return Ok(Vec::new());
+    }
+    Ok(own_policy::remove(kernel, folder, state, false)?.1)
 }
 
 impl Applier<'_> {

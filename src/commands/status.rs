@@ -174,6 +174,11 @@ impl Seen {
                     .into(),
             );
         }
+        if let Some(why) = &state.compiler_unconfined {
+            notes.push(format!(
+                "the compiler runs outside armorer's own profile: {why}"
+            ));
+        }
         let scan = loaded.is_some().then(|| confined::scan(kernel.proc()));
         if let Some(why) = scan.as_ref().and_then(|scan| scan.incomplete.as_ref()) {
             notes.push(format!("not every process could be looked at: {why}"));

@@ -1,7 +1,8 @@
 //! What the compiler gives up before it is executed.
 
 use std::error::Error as StdError;
-use std::io;
+use std::fs::OpenOptions;
+use std::io::{self, Write as _};
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
 
@@ -27,8 +28,12 @@ pub(super) const NOT_STARTED: u8 = 126;
 /// What such a child says first.
 pub(super) const PREFIX: &str = "armorer: ";
 
-/// `compile-child PARENT ADDRESS_SPACE CPU_SECONDS FILE_SIZE BASE PROGRAM ARGUMENT…`, sizes in
-/// bytes: gives up what it can and becomes PROGRAM. Returns only if that fails.
+/// How what it says begins if it may not enter its AppArmor profile.
+pub(super) const NO_PROFILE: &str = "cannot enter the AppArmor profile";
+
+/// `compile-child PARENT ADDRESS_SPACE CPU_SECONDS FILE_SIZE PROFILE BASE PROGRAM ARGUMENT…`,
+/// sizes in bytes, PROFILE empty for none: gives up what it can and becomes PROGRAM. Returns only
+/// if that fails.
 pub(crate) fn child(args: &[String]) -> ExitCode {
     let Err(error) = become_compiler(args);
     eprintln!("{PREFIX}{error}");
@@ -41,6 +46,7 @@ fn become_compiler(args: &[String]) -> Result<std::convert::Infallible, Box<dyn 
         address_space,
         seconds,
         file_size,
+        profile,
         base,
         program,
         rest @ ..,
@@ -56,9 +62,12 @@ fn become_compiler(args: &[String]) -> Result<std::convert::Infallible, Box<dyn 
     limit(Resource::Core, 0)?;
     close_fds::set_fds_cloexec(3, &[]);
 
-    // An AppArmor profile for the compiler would be asked for here: after no_new_privs a change of
-    // profile can be refused.
     set_no_new_privs(true)?;
+    if !profile.is_empty() {
+        // After no_new_privs: where that stands in the way, the kernel says so here, and not at the
+        // exec. Before the change of user, after which these files are root's.
+        enter_at_exec(profile).map_err(said(format!("{NO_PROFILE} {profile}")))?;
+    }
     if geteuid().is_root() {
         become_nobody().map_err(said(
             "cannot become nobody: armorer needs the capabilities SETUID and SETGID to compile",
@@ -75,6 +84,17 @@ fn become_compiler(args: &[String]) -> Result<std::convert::Infallible, Box<dyn 
     }
     let error = Command::new(program).args(rest).env_clear().exec();
     Err(said(format!("cannot execute {program}"))(error))
+}
+
+/// Has the kernel confine this process by `profile` from its next exec on.
+fn enter_at_exec(profile: &str) -> io::Result<()> {
+    let open = |file| OpenOptions::new().write(true).open(file);
+    let mut file = match open("/proc/self/attr/apparmor/exec") {
+        // Kernels before 5.8.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => open("/proc/self/attr/exec"),
+        other => other,
+    }?;
+    file.write_all(format!("exec {profile}").as_bytes())
 }
 
 const NONE: CapabilitySets = CapabilitySets {

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::child::{NOT_STARTED, PREFIX};
+use super::child::{NO_PROFILE, NOT_STARTED, PREFIX};
 use super::{Settings, TEXT};
 use crate::clock::in_words;
 use crate::profile::{Refusal, RefusalKind};
@@ -69,6 +69,11 @@ pub(super) fn explain(name: &str, settings: &Settings, stderr: &str, ended: Ende
         Ended::Lost => (
             RefusalKind::Compile,
             "was not compiled: the compiler got lost".to_owned(),
+        ),
+        // Somebody removed it since: the next pass loads it again.
+        Ended::Status(status) if status == i32::from(NOT_STARTED) && stderr.contains(NO_PROFILE) => (
+            RefusalKind::CompileTimeout,
+            complaint(name, settings, stderr, status),
         ),
         Ended::Status(status) => (
             RefusalKind::Compile,

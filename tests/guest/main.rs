@@ -3,7 +3,9 @@
 //! do; of armorer itself only the exit code, and that it says something.
 
 mod accepted;
+mod adversary;
 mod commands;
+mod compiler;
 mod confinement;
 mod ownership;
 mod robustness;

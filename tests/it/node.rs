@@ -275,6 +275,8 @@ impl Node {
             .arg("--root")
             .arg(&self.root)
             .env("ARMORER_BASE", self.path("base"))
+            // What would be written to a kernel that loads nothing is seen on a real one only.
+            .env("ARMORER_CONFINE_COMPILER", "never")
             .current_dir(&self.root);
         command
     }
