@@ -235,7 +235,7 @@ fn write_once(file: &Path, bytes: &[u8]) -> io::Result<()> {
 }
 
 /// The lines `NAME (MODE)`, without those of other policy namespaces (`:NAMESPACE:NAME (MODE)`).
-fn listed(list: &[u8]) -> BTreeMap<String, Mode> {
+pub(crate) fn listed(list: &[u8]) -> BTreeMap<String, Mode> {
     String::from_utf8_lossy(list)
         .lines()
         .filter(|line| !line.is_empty() && !line.starts_with(':'))

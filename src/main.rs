@@ -43,6 +43,9 @@
 //!
 //! `plan`, `profile` and `wanted` name no file system, process, network or log.
 
+// For tests/fuzz this file is the root of a library, which nothing but `properties` is used of.
+#![cfg_attr(fuzzing, allow(dead_code, missing_docs))]
+
 mod advice;
 mod apply;
 mod args;
@@ -58,6 +61,10 @@ mod own_policy;
 mod parser;
 mod plan;
 mod profile;
+#[cfg(fuzzing)]
+pub mod properties;
+#[cfg(all(test, not(fuzzing)))]
+mod properties;
 mod reconcile;
 mod report;
 mod settings;

@@ -297,6 +297,21 @@ impl Compiler {
     }
 }
 
+/// Why there is no policy of `custom.x`, when a compiler said `stderr` and ended with `status`.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn explained(stderr: &str, status: i32) -> Refusal {
+    let settings = Settings {
+        program: None,
+        base: "/etc/apparmor.d".into(),
+        securityfs: "/sys/kernel/security".into(),
+        timeout: Duration::from_secs(30),
+        jobs: None,
+        complain: false,
+        max_blob: 1000,
+    };
+    explain("custom.x", &settings, stderr, Ended::Status(status))
+}
+
 fn not_begun(name: &str) -> Refusal {
     Refusal::new(
         RefusalKind::CompileTimeout,

@@ -267,6 +267,13 @@ impl Version {
     }
 }
 
+/// The profiles in an answer of the API server, if it is a `ConfigMap`.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn decoded(answer: &[u8], limit: u64) -> Option<Vec<RawProfile>> {
+    let map = serde_json::from_slice(answer).ok()?;
+    Some(profiles(map, "configmap://ns/x", limit))
+}
+
 /// The profiles of a `ConfigMap` by name; the same keys are passed over as in a mounted one.
 fn profiles(map: ConfigMap, source: &str, limit: u64) -> Vec<RawProfile> {
     let texts = map.data.unwrap_or_default().into_iter().map(|(key, data)| {

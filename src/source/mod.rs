@@ -1,7 +1,7 @@
 //! What is wanted: profile texts, read from where the user keeps them.
 
 pub(crate) mod directory;
-mod kubernetes;
+pub(crate) mod kubernetes;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
