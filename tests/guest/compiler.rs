@@ -47,6 +47,7 @@ fn field<'a>(status: &'a str, name: &str) -> &'a str {
 
 #[test]
 fn a_running_compiler_has_nothing_to_give_away() {
+    kernel::remove_all(CAGE);
     let case = Case::new();
     case.want("custom.bomb", &bomb("custom.bomb"));
     let secret = case.dir.join("secret");
@@ -155,7 +156,12 @@ fn the_cage_lets_the_compiler_read_no_secret_and_write_no_file() {
     assert!(fs::metadata(&out).is_err(), "the cage let it write a file");
 
     // It is no shell for whoever might take the compiler over.
-    for program in ["sh -c true", "cat /etc/passwd"] {
+    for program in [
+        "cat /etc/passwd",
+        "sh -c /bin/true",
+        "sh -c 'echo x >/tmp/written'",
+        "sh -c 'read line </etc/passwd'",
+    ] {
         let mut command = Command::new("sh");
         command.args(["-c", &format!("{caged} {program}")]);
         assert_ne!(run(command).code, 0, "{program}");
@@ -304,4 +310,5 @@ fn a_linked_base_folder_is_readable_in_the_cage() {
             .said
             .contains("outside armorer's own profile")
     );
+    kernel::remove(CAGE);
 }
