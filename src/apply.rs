@@ -42,6 +42,7 @@ pub(crate) struct Applier<'a> {
     changes: Vec<Change>,
     in_force: BTreeSet<ProfileName>,
     deferred: usize,
+    stored: bool,
 }
 
 impl<'a> Applier<'a> {
@@ -76,44 +77,15 @@ impl<'a> Applier<'a> {
             changes: Vec::new(),
             in_force: BTreeSet::new(),
             deferred: 0,
+            stored: false,
         })
     }
 
     /// Learns what is loaded under each name that may be ours: those with `prefix`.
     pub(crate) fn observe_contents(&mut self, prefix: &str) {
-        let known = self.known_contents();
         let names = self.observed.loaded.keys().map(String::as_str);
         let names = names.filter(|name| name.starts_with(prefix) && parent(name).is_none());
-        let asked = names.filter(|name| !known.contains_key(*name)).collect();
-        self.observed.digests = self.kernel.digests(&asked);
-        self.observed.digests.extend(known);
-    }
-
-    /// What the last pass read back and nobody has changed since, by the kernel's revision: the
-    /// digest of the blob that brought each name. None of a profile that something stood in the
-    /// way of.
-    fn known_contents(&self) -> BTreeMap<String, Digest> {
-        let set = &self.before;
-        let unchanged = set.kernel_revision.is_some() && set.kernel_revision == self.revision;
-        if !unchanged || !set.verifiable {
-            return BTreeMap::new();
-        }
-        let settled = |name: &ProfileName, record: &Record| {
-            record.loaded_at.is_some() && !set.problems.contains_key(name.as_str())
-        };
-        let ours = |name: &str, profile: &ProfileName| {
-            let owned = set.owned.get(name);
-            owned.is_some_and(|owned| owned.profile == *profile && owned.pending.is_none())
-        };
-        let mut known = BTreeMap::new();
-        for (profile, record) in &set.profiles {
-            if settled(profile, record) {
-                let members = record.members.iter().map(|m| m.name.as_str());
-                let names = members.filter(|m| parent(m).is_none() && ours(m, profile));
-                known.extend(names.map(|name| (name.to_owned(), record.blob)));
-            }
-        }
-        known
+        self.observed.digests = self.kernel.digests(&names.collect());
     }
 
     pub(crate) fn set(&self) -> &Set {
@@ -185,9 +157,12 @@ impl<'a> Applier<'a> {
         let ProblemKind::Refused(kind) = problem.kind else {
             return None;
         };
-        let chance = kind == RefusalKind::CompileTimeout;
-        let stands =
-            problem.key == Some(key) && !(chance && self.now.since(&problem.since) >= try_again);
+        let stands = problem.key == Some(key)
+            && match kind {
+                RefusalKind::NotCompiled => false,
+                RefusalKind::CompileTimeout => self.now.since(&problem.since) < try_again,
+                _ => true,
+            };
         stands.then(|| Refusal::new(kind, &problem.message))
     }
 
@@ -317,7 +292,10 @@ impl<'a> Applier<'a> {
         if self.dry {
             return Ok(());
         }
-        self.folder.sync_policy()?;
+        if self.stored {
+            self.folder.sync_policy()?;
+            self.stored = false;
+        }
         self.folder.save(&self.state)
     }
 
@@ -329,6 +307,7 @@ impl<'a> Applier<'a> {
     ) -> Result<(), Error> {
         for text in texts {
             if !self.dry {
+                self.stored = true;
                 self.folder.store(text, None)?;
             }
         }
@@ -345,6 +324,7 @@ impl<'a> Applier<'a> {
         if self.dry {
             return Ok(());
         }
+        self.stored = true;
         self.folder
             .store((candidate.text, text), Some((candidate.blob, blob)))
     }

@@ -334,13 +334,9 @@ fn read_text(folder: impl AsFd, path: &str, buffer: &mut Vec<u8>) -> Result<Stri
         if length == buffer.len() {
             buffer.resize(2 * length, 0);
         }
-        let room = buffer.len() - length;
-        let more = read(&file, &mut buffer[length..])?;
-        length += more;
-        // procfs gives a short read at the end only (simple_read_from_buffer, seq_read, and
-        // proc_pid_cmdline_read, which goes on while there is room).
-        if more < room {
-            break;
+        match read(&file, &mut buffer[length..])? {
+            0 => break,
+            more => length += more,
         }
     }
     let text = String::from_utf8_lossy(&buffer[..length]);

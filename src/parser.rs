@@ -29,7 +29,7 @@ use crate::profile::{Digest, Refusal, RefusalKind};
 
 pub(crate) use cage::PROFILE;
 pub(crate) use child::child;
-use explain::{Ended, explain};
+use explain::{Ended, could_not_write, explain};
 use resources::Resources;
 
 /// The hidden subcommand that [`child`] carries out.
@@ -277,13 +277,18 @@ impl Compiler {
     fn result(&self, name: &str, job: Running, ended: Ended) -> Result<Vec<u8>, Refusal> {
         let unread = |error: io::Error| {
             Refusal::new(
-                RefusalKind::Compile,
+                RefusalKind::NotCompiled,
                 format!("{name}: cannot read what the compiler wrote: {error}"),
             )
         };
         let errors = contents(job.errors, STDERR_LIMIT).map_err(unread)?;
         if ended != Ended::Status(0) {
             let errors = String::from_utf8_lossy(&errors);
+            let short = job.output.metadata().map_err(unread)?.len() < self.settings.max_blob;
+            let ended = match ended {
+                Ended::Status(_) if short && could_not_write(&errors) => Ended::Hindered,
+                ended => ended,
+            };
             return Err(explain(name, &self.settings, &errors, ended));
         }
         let blob = contents(job.output, self.settings.max_blob).map_err(unread)?;
@@ -321,7 +326,7 @@ fn not_begun(name: &str) -> Refusal {
 
 fn not_started(name: &str, error: &io::Error) -> Refusal {
     Refusal::new(
-        RefusalKind::Compile,
+        RefusalKind::NotCompiled,
         format!("{name} was not compiled: cannot start the compiler: {error}"),
     )
 }

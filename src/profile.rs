@@ -32,8 +32,10 @@ pub(crate) enum RefusalKind {
     Include,
     /// The compiler says the text is wrong.
     Compile,
-    /// The compiler took too long, or was killed.
+    /// The compiler took too long.
     CompileTimeout,
+    /// The compiler was hindered, which says nothing about the text: the next pass tries again.
+    NotCompiled,
     /// A profile in another policy namespace.
     Namespace,
     /// The profile attaches itself to programs.
@@ -220,7 +222,7 @@ impl AsRef<[u8]> for Digest {
 
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&String::from(*self))
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
     }
 }
 
@@ -236,36 +238,20 @@ impl TryFrom<String> for Digest {
     fn try_from(text: String) -> Result<Self, String> {
         let wrong = || format!("{} is not a SHA-256", quoted(&text));
         let mut digest = [0; 32];
-        if text.len() != 64 {
+        if text.len() != 64 || !text.is_ascii() {
             return Err(wrong());
         }
         for (byte, pair) in digest.iter_mut().zip(text.as_bytes().chunks_exact(2)) {
-            let (Some(high), Some(low)) = (nibble(pair[0]), nibble(pair[1])) else {
-                return Err(wrong());
-            };
-            *byte = high << 4 | low;
+            let pair = std::str::from_utf8(pair).map_err(|_| wrong())?;
+            *byte = u8::from_str_radix(pair, 16).map_err(|_| wrong())?;
         }
         Ok(Self(digest))
     }
 }
 
-/// The value of a hexadecimal digit.
-const fn nibble(digit: u8) -> Option<u8> {
-    match digit {
-        b'0'..=b'9' => Some(digit - b'0'),
-        b'a'..=b'f' => Some(digit - b'a' + 10),
-        b'A'..=b'F' => Some(digit - b'A' + 10),
-        _ => None,
-    }
-}
-
 impl From<Digest> for String {
     fn from(digest: Digest) -> Self {
-        const DIGITS: &[u8; 16] = b"0123456789abcdef";
-        let digits = digest.0.iter().flat_map(|byte| [byte >> 4, byte & 15]);
-        digits
-            .map(|nibble| DIGITS[usize::from(nibble)] as char)
-            .collect()
+        digest.to_string()
     }
 }
 

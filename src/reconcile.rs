@@ -238,23 +238,19 @@ fn read(
             Content::Profiles(profiles) => profiles,
             Content::Unchanged => stored.remove(&part.key).unwrap_or_default(),
         };
-        if let Some(version) = part.version
-            && let Some(texts) = digests(&profiles)
-        {
+        let texts: Option<BTreeMap<String, Digest>> = profiles
+            .iter()
+            .map(|raw| {
+                let text = raw.text.as_ref().ok()?;
+                Some((raw.name.clone(), Digest::of(text.as_bytes())))
+            })
+            .collect();
+        if let (Some(version), Some(texts)) = (part.version, texts) {
             objects.insert(part.key, Object { version, texts });
         }
         found.extend(profiles);
     }
     Ok((found, objects))
-}
-
-/// The names and the digests of the texts; none if one of them is refused.
-fn digests(profiles: &[RawProfile]) -> Option<BTreeMap<String, Digest>> {
-    let one = |raw: &RawProfile| {
-        let text = raw.text.as_ref().ok()?;
-        Some((raw.name.clone(), Digest::of(text.as_bytes())))
-    };
-    profiles.iter().map(one).collect()
 }
 
 fn kernel(common: &Common) -> Kernel {
@@ -321,8 +317,11 @@ impl Pass<'_> {
                 ProblemKind::Refused(RefusalKind::CompileTimeout) => {
                     now.since(&problem.since) < TRY_AGAIN
                 }
+                ProblemKind::Refused(RefusalKind::NotCompiled)
+                | ProblemKind::Contested
+                | ProblemKind::Failed
+                | ProblemKind::Kept => false,
                 ProblemKind::Refused(_) | ProblemKind::Conflict => true,
-                ProblemKind::Contested | ProblemKind::Failed | ProblemKind::Kept => false,
             });
         settled
             && set.wanted == Some(self.wanted)

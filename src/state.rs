@@ -207,20 +207,15 @@ impl State {
                  again, with --adopt for profiles that stay loaded on a kernel that cannot prove whose they are"
             ))
         };
-        let state: Result<Self, _> = serde_json::from_slice(text);
-        let schema = if let Ok(state) = &state {
-            state.schema
-        } else {
-            let header: Header = serde_json::from_slice(text).map_err(corrupt)?;
-            header.schema
-        };
-        if schema > SCHEMA {
+        let header: Header = serde_json::from_slice(text).map_err(corrupt)?;
+        if header.schema > SCHEMA {
             return Err(Error::State(format!(
-                "the state file has schema {schema}, and this version knows {SCHEMA}: run the newer armorer \
-                 that wrote it, or move state.json away to start anew; nothing was changed"
+                "the state file has schema {}, and this version knows {SCHEMA}: run the newer armorer \
+                 that wrote it, or move state.json away to start anew; nothing was changed",
+                header.schema
             )));
         }
-        state.map_err(corrupt)
+        serde_json::from_slice(text).map_err(corrupt)
     }
 
     /// The state as it goes to the disk.

@@ -9,10 +9,11 @@ use crate::clock::Stamp;
 use crate::error::{Error, Exit};
 use crate::kernel::Kernel;
 use crate::plan::{Candidate, Policy, Verb};
+use crate::profile::ProfileName;
 use crate::report::Report;
 use crate::settings::{Common, Env, lock_timeout};
 use crate::state::folder::Folder;
-use crate::state::{ProblemKind, Set};
+use crate::state::{ProblemKind, Record, Set};
 
 /// Loads what every set last had in force.
 pub(crate) fn run(flags: &args::Restore, common: &Common, env: Env) -> Result<Report, Error> {
@@ -56,24 +57,21 @@ fn restore(set: &str, kernel: &Kernel, folder: &mut Folder) -> Result<Report, Er
     state.enter_boot(&kernel.boot_id()?);
     let mut applier = Applier::new(kernel, folder, state, set, false, Stamp::now())?;
     applier.observe_contents("");
-    let records = applier.set().profiles.iter();
-    let candidates: Vec<_> = records
-        .map(|(name, record)| Candidate::recorded(name, record))
-        .collect();
-    applier.claim(&candidates, std::iter::empty(), &policy)?;
-    for candidate in candidates {
-        match checked(applier.folder(), &candidate) {
-            Ok(blob) => applier.carry_out(&policy, candidate, Some(blob))?,
+    let records: Vec<_> = applier.set().profiles.clone().into_iter().collect();
+    let mut candidates = Vec::new();
+    for (name, record) in records {
+        match checked(applier.folder(), &name, &record) {
+            Ok(()) => candidates.push(Candidate::recorded(&name, &record)),
             Err(why) => {
-                let name = candidate.name;
                 let message = format!("{name}: {why}; the next pass compiles it from its text");
-                for member in &candidate.members {
-                    applier.release_claim(&member.name);
-                }
                 applier.forget_key(&name);
                 applier.problem(name.as_str(), ProblemKind::Failed, Verb::Fail, message);
             }
         }
+    }
+    applier.claim(&candidates, std::iter::empty(), &policy)?;
+    for candidate in candidates {
+        applier.carry_out(&policy, candidate, None)?;
     }
     applier.read_back()?;
     applier.keep_refusals();
@@ -82,23 +80,22 @@ fn restore(set: &str, kernel: &Kernel, folder: &mut Folder) -> Result<Report, Er
     applier.finish(None)
 }
 
-/// The stored blob, if it is what the record says, and brings the names that were checked then.
-fn checked(folder: &Folder, candidate: &Candidate) -> Result<Vec<u8>, String> {
-    let blob = folder.blob(candidate.blob)?;
+/// The stored blob is what the record says, and brings the names that were checked then.
+fn checked(folder: &Folder, name: &ProfileName, record: &Record) -> Result<(), String> {
+    let blob = folder.blob(record.blob)?;
     let members = blob::members(&blob)?;
     let allowed = |member: &blob::Member| {
         member.namespace.is_none()
-            && candidate
+            && record
                 .members
                 .iter()
                 .any(|recorded| recorded.name == member.name && recorded.mode == member.mode)
     };
-    if members.len() == candidate.members.len() && members.iter().all(allowed) {
-        Ok(blob)
+    if members.len() == record.members.len() && members.iter().all(allowed) {
+        Ok(())
     } else {
         Err(format!(
-            "the stored policy of {} holds other names than recorded",
-            candidate.name
+            "the stored policy of {name} holds other names than recorded"
         ))
     }
 }

@@ -7,8 +7,12 @@ use super::{Settings, TEXT};
 use crate::clock::in_words;
 use crate::profile::{Refusal, RefusalKind};
 
+const SIGILL: i32 = 4;
 const SIGABRT: i32 = 6;
+const SIGBUS: i32 = 7;
+const SIGFPE: i32 = 8;
 const SIGKILL: i32 = 9;
+const SIGSEGV: i32 = 11;
 const SIGXCPU: i32 = 24;
 const SIGXFSZ: i32 = 25;
 
@@ -23,6 +27,8 @@ pub(super) enum Ended {
     NotAllowed,
     /// Killed, and still there.
     Stuck,
+    /// It could not write, and not because its limit was reached.
+    Hindered,
     /// Nobody knows.
     Lost,
 }
@@ -52,22 +58,30 @@ pub(super) fn explain(name: &str, settings: &Settings, stderr: &str, ended: Ende
                 .to_owned(),
         ),
         Ended::Signal(SIGKILL) => (
-            RefusalKind::CompileTimeout,
+            RefusalKind::NotCompiled,
             "was not compiled: somebody killed the compiler, maybe for want of memory".to_owned(),
         ),
         Ended::Signal(SIGXFSZ) => too_large(settings),
-        Ended::Status(_) if stderr.contains("Unable to write to stdout") => too_large(settings),
+        Ended::Status(_) if could_not_write(stderr) => too_large(settings),
         Ended::Signal(SIGABRT) | Ended::Status(_) if out_of_memory(stderr) => (
             RefusalKind::Limit,
             "takes the compiler more memory than it may have: several ** in one rule are what takes much"
                 .to_owned(),
         ),
         Ended::Signal(signal) => (
-            RefusalKind::Compile,
+            // Of a text, it can die by its own mistakes; who sent another signal meant no text.
+            match signal {
+                SIGILL | SIGABRT | SIGBUS | SIGFPE | SIGSEGV => RefusalKind::Compile,
+                _ => RefusalKind::NotCompiled,
+            },
             format!("was not compiled: the compiler died of signal {signal}"),
         ),
+        Ended::Hindered => (
+            RefusalKind::NotCompiled,
+            "was not compiled: what the compiler made could not be written".to_owned(),
+        ),
         Ended::Lost => (
-            RefusalKind::Compile,
+            RefusalKind::NotCompiled,
             "was not compiled: the compiler got lost".to_owned(),
         ),
         // Somebody removed it since: the next pass loads it again.
@@ -76,7 +90,11 @@ pub(super) fn explain(name: &str, settings: &Settings, stderr: &str, ended: Ende
             complaint(name, settings, stderr, status),
         ),
         Ended::Status(status) => (
-            RefusalKind::Compile,
+            if not_started(stderr, status).is_some() {
+                RefusalKind::NotCompiled
+            } else {
+                RefusalKind::Compile
+            },
             complaint(name, settings, stderr, status),
         ),
     };
@@ -88,6 +106,18 @@ fn too_large(settings: &Settings) -> (RefusalKind, String) {
         RefusalKind::Limit,
         format!("becomes more than {} bytes of policy", settings.max_blob),
     )
+}
+
+/// Whether the compiler says that it could not write the policy.
+pub(super) fn could_not_write(stderr: &str) -> bool {
+    stderr.contains("Unable to write to stdout")
+}
+
+/// Why the compiler was not even executed.
+fn not_started(stderr: &str, status: i32) -> Option<&str> {
+    let mut lines = stderr.lines().map(str::trim);
+    let why = lines.find_map(|line| line.strip_prefix(PREFIX))?;
+    (status == i32::from(NOT_STARTED)).then_some(why)
 }
 
 fn out_of_memory(stderr: &str) -> bool {
@@ -107,9 +137,7 @@ fn complaint(name: &str, settings: &Settings, stderr: &str, status: i32) -> Stri
         .map(str::trim)
         .filter(|line| !is_noise(line))
         .collect();
-    if status == i32::from(NOT_STARTED)
-        && let Some(why) = lines.iter().find_map(|line| line.strip_prefix(PREFIX))
-    {
+    if let Some(why) = not_started(stderr, status) {
         return format!("was not compiled: {why}");
     }
     if let Some(place) = lines.iter().find_map(|line| Place::of(line)) {
@@ -264,6 +292,14 @@ mod tests {
         assert_eq!(
             kind("", Ended::Signal(SIGXCPU)),
             RefusalKind::CompileTimeout
+        );
+        assert_eq!(kind("", Ended::Signal(SIGKILL)), RefusalKind::NotCompiled);
+        assert_eq!(kind("", Ended::Signal(15)), RefusalKind::NotCompiled);
+        assert_eq!(kind("", Ended::Signal(SIGSEGV)), RefusalKind::Compile);
+        assert_eq!(kind("", Ended::Lost), RefusalKind::NotCompiled);
+        assert_eq!(
+            kind("armorer: cannot become nobody", Ended::Status(126)),
+            RefusalKind::NotCompiled
         );
         assert_eq!(kind("", Ended::Signal(SIGXFSZ)), RefusalKind::Limit);
         assert_eq!(

@@ -20,9 +20,8 @@ use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
-use rustix::buffer::spare_capacity;
 use rustix::fs::{AtFlags, FileType, Mode, Stat};
-use rustix::io::{Errno, retry_on_intr};
+use rustix::io::Errno;
 
 use super::{Budget, text, too_large};
 use crate::error::Error;
@@ -217,14 +216,11 @@ impl Reading<'_> {
         if size > limit {
             return Ok(Err(too_large(limit)));
         }
-        // Room for one byte more than the size: a read that brings just the size saw the end.
-        let most = usize::try_from(size).unwrap_or(0) + 1;
-        let mut bytes = Vec::with_capacity(most);
-        retry_on_intr(|| rustix::io::read(&file, spare_capacity(&mut bytes)))?;
-        if bytes.len() as u64 != size {
-            let left = limit.saturating_add(1).saturating_sub(bytes.len() as u64);
-            File::from(file).take(left).read_to_end(&mut bytes)?;
-        }
+        // Room for more than the size: then the second read sees the end.
+        let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or(0) + 64);
+        File::from(file)
+            .take(limit.saturating_add(1))
+            .read_to_end(&mut bytes)?;
         if bytes.len() as u64 > limit {
             return Ok(Err(too_large(limit)));
         }

@@ -17,8 +17,7 @@ use std::fs::TryLockError;
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread::{Builder, scope, sleep};
+use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use fs_err as fs;
@@ -35,16 +34,11 @@ const BLOB_LIMIT: u64 = 64 << 20;
 /// The largest memo, in bytes.
 const MEMO_LIMIT: u64 = 4 << 20;
 
-/// Stored files that are synced at once.
-const SYNCS_AT_ONCE: usize = 16;
-
 /// The state folder.
 pub(crate) struct Folder {
     path: PathBuf,
     /// What state.json holds, as far as this process knows.
     saved: Vec<u8>,
-    /// Stored files that a power cut could still take.
-    unsynced: Vec<PathBuf>,
 }
 
 /// Held until dropped.
@@ -57,7 +51,6 @@ impl Folder {
         Self {
             path: path.to_owned(),
             saved: Vec::new(),
-            unsynced: Vec::new(),
         }
     }
 
@@ -159,40 +152,27 @@ impl Folder {
 
     /// Stores a text and what came of it. Call `sync_policy` before the state names them.
     pub(crate) fn store(
-        &mut self,
+        &self,
         text: (Digest, &str),
         blob: Option<(Digest, &[u8])>,
     ) -> Result<(), Error> {
-        let stored = || -> io::Result<Vec<PathBuf>> {
+        let stored = || -> io::Result<()> {
             let folder = self.path.join("policy");
             if !folder.is_dir() {
                 std::fs::DirBuilder::new().mode(0o700).create(&folder)?;
             }
-            let mut files = vec![(self.text_path(text.0), text.1.as_bytes())];
-            files.extend(blob.map(|(digest, blob)| (self.blob_path(digest), blob)));
-            let mut new = Vec::new();
-            for (path, bytes) in files {
-                if store_once(&path, bytes)? {
-                    new.push(path);
-                }
+            store_once(&self.text_path(text.0), text.1.as_bytes())?;
+            if let Some((digest, blob)) = blob {
+                store_once(&self.blob_path(digest), blob)?;
             }
-            Ok(new)
+            Ok(())
         };
-        let new = stored().map_err(self.unusable("store policy in"))?;
-        self.unsynced.extend(new);
-        Ok(())
+        stored().map_err(self.unusable("store policy in"))
     }
 
-    /// Makes what was stored outlast a power cut, names and contents.
-    pub(crate) fn sync_policy(&mut self) -> Result<(), Error> {
-        if self.unsynced.is_empty() {
-            return Ok(());
-        }
-        sync_files(&self.unsynced)
-            .and_then(|()| sync_folder(&self.path.join("policy")))
-            .map_err(self.unusable("store policy in"))?;
-        self.unsynced.clear();
-        Ok(())
+    /// Makes the names of what was stored outlast a power cut.
+    pub(crate) fn sync_policy(&self) -> Result<(), Error> {
+        sync_folder(&self.path.join("policy")).map_err(self.unusable("store policy in"))
     }
 
     /// The stored blob, if it is there and unharmed.
@@ -309,40 +289,16 @@ fn read_limited(path: &Path, limit: u64) -> Result<Vec<u8>, String> {
     fs::read(path).map_err(|error| error.to_string())
 }
 
-/// Writes `path` if it is not there with these bytes, and says whether it did; not synced. Its
-/// name is its digest, so a file that a power cut left damaged is found when it is read.
-fn store_once(path: &Path, bytes: &[u8]) -> io::Result<bool> {
+/// Writes `path` if it is not there with this length: its name is its digest, and a file that a
+/// power cut left damaged is found by that digest when it is read.
+fn store_once(path: &Path, bytes: &[u8]) -> io::Result<()> {
     match fs::read(path) {
-        Ok(there) if there == bytes => Ok(false),
-        _ => replace(path, bytes, 0o600).map(|()| true),
+        Ok(there) if there == bytes => Ok(()),
+        _ => {
+            let temporary = write_beside(path, bytes, 0o600, true)?;
+            fs::rename(temporary, path)
+        }
     }
-}
-
-/// Syncs `paths`, many at once: then the file system commits many with one write of its journal,
-/// where one after the other waits for the disk once for each.
-fn sync_files(paths: &[PathBuf]) -> io::Result<()> {
-    let next = AtomicUsize::new(0);
-    let work = || {
-        while let Some(path) = paths.get(next.fetch_add(1, Ordering::Relaxed)) {
-            fs::File::open(path)?.sync_all()?;
-        }
-        Ok(())
-    };
-    scope(|scope| {
-        let workers: Vec<_> = (0..SYNCS_AT_ONCE.min(paths.len()))
-            .map(|_| Builder::new().spawn_scoped(scope, work))
-            .collect();
-        // Where no thread can be had, or one more than there are: this one does what is left.
-        let mut done = work();
-        for worker in workers.into_iter().flatten() {
-            done = done.and(worker.join().unwrap_or_else(|_| Err(lost())));
-        }
-        done
-    })
-}
-
-fn lost() -> io::Error {
-    io::Error::other("a thread that synced files was lost")
 }
 
 /// Replaces `path` so that readers see the old or the new, and nothing between.
@@ -430,7 +386,7 @@ mod tests {
 
     #[test]
     fn a_damaged_blob_is_not_given_out() {
-        let (path, mut folder) = folder("blob");
+        let (path, folder) = folder("blob");
         let _lock = folder.lock(Duration::ZERO).unwrap();
         let (text, blob) = (Digest::of(b"text"), Digest::of(b"blob"));
         folder.store((text, "text"), Some((blob, b"blob"))).unwrap();
