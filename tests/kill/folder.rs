@@ -1,0 +1,252 @@
+//! A folder as the node (tests/it/node.rs), with a kernel that obeys: the pass stands still at
+//! each write to it until what the kernel would show is in the folder.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::node::{Node as Folder, profile};
+use crate::support::blob;
+use crate::sweep::{InForce, Node, chosen, faults, kills, sweep, undisturbed};
+use crate::trace::{At, Kernel, Trace, named, run};
+
+const POLICY: &str = "sys/kernel/security/apparmor";
+const FAMILY: &str = "profile custom.family {
+  file,
+  profile kid { file, }
+}
+";
+
+struct Native {
+    folder: Folder,
+    /// The folder as it is before the pass.
+    before: PathBuf,
+}
+
+impl Native {
+    /// A node before a pass that has to load, replace, remove a child and remove a profile, while
+    /// processes are confined by the rest, one of them by a profile that nobody wants any more.
+    fn new(number: usize) -> Self {
+        let folder = Folder::new();
+        let before =
+            std::env::temp_dir().join(format!("armorer-kill-{}-{number}", std::process::id()));
+        let native = Self { folder, before };
+        let node = &native.folder;
+        for (pid, name) in [(90, "docker-default"), (91, "custom.foreign")] {
+            node.load(name, &profile(name));
+            node.process(pid, "theirs", &format!("{name} (enforce)"));
+        }
+        for name in ["keep", "change", "gone", "busy"] {
+            node.want(
+                &format!("custom.{name}"),
+                format!("profile custom.{name} {{ file, }}\n"),
+            );
+        }
+        node.want("custom.family", FAMILY);
+        node.write("other/custom.other", "profile custom.other { file, }\n");
+        node.write("copies/custom.theirs", "somebody else's\n");
+        assert_eq!(native.pass(None).ended, 0);
+        let other = native.armorer("reconcile", "other", &["--set", "other"]);
+        assert_eq!(native.run(&other, None).ended, 0);
+        for (pid, name) in [
+            (100, "keep"),
+            (101, "change"),
+            (102, "family"),
+            (103, "busy"),
+        ] {
+            node.process(pid, "app", &format!("custom.{name} (enforce)"));
+        }
+        node.want(
+            "custom.change",
+            "profile custom.change { file, deny /x w, }\n",
+        );
+        node.want("custom.family", "profile custom.family { file, }\n");
+        node.want("custom.new", "profile custom.new { file, }\n");
+        node.remove("profiles/custom.gone");
+        node.remove("profiles/custom.busy");
+        copy(&node.path(""), &native.before);
+        native
+    }
+
+    fn armorer(&self, command: &str, source: &str, more: &[&str]) -> Vec<String> {
+        let root = self.folder.arg("");
+        let mut arguments = vec![
+            named("ARMORER_BIN"),
+            command.to_owned(),
+            self.folder.arg(source),
+        ];
+        arguments.extend(["--root", &root, "--jobs", "1", "--base"].map(str::to_owned));
+        arguments.push(self.folder.arg("base"));
+        arguments.extend(more.iter().map(|&word| word.to_owned()));
+        arguments
+    }
+
+    fn run(&self, program: &[String], at: Option<At>) -> Trace {
+        let folder = self.folder.path(POLICY);
+        run(
+            program,
+            Some(&Kernel {
+                folder,
+                obey: &|file| self.obey(file),
+            }),
+            at,
+        )
+    }
+
+    fn obey(&self, file: &str) {
+        let path = self.folder.path(POLICY).join(format!(".{file}"));
+        let written = fs::read(&path).unwrap();
+        fs::write(&path, "").unwrap();
+        if file == "replace" {
+            let names = blob::names(&written);
+            let members: Vec<(&str, &str)> =
+                names.iter().map(|name| (&**name, "enforce")).collect();
+            self.folder.load_all(&members, &written);
+        } else {
+            let name = String::from_utf8(written).unwrap();
+            for loaded in self.in_force().into_keys() {
+                if loaded == name || loaded.starts_with(&format!("{name}//")) {
+                    self.folder.unload(&loaded);
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Native {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.before);
+    }
+}
+
+impl Node for Native {
+    fn reset(&self) {
+        fs::remove_dir_all(self.folder.path("")).unwrap();
+        copy(&self.before, &self.folder.path(""));
+    }
+
+    fn pass(&self, at: Option<At>) -> Trace {
+        let more = [
+            "--remove-after",
+            "0s",
+            "--copy-to",
+            "/copies",
+            "--metrics-file",
+            "/metrics.prom",
+        ];
+        self.run(&self.armorer("reconcile", "profiles", &more), at)
+    }
+
+    fn plan(&self) -> i32 {
+        let more = [
+            "--remove-after",
+            "0s",
+            "--exit-code",
+            "--copy-to",
+            "/copies",
+            "--metrics-file",
+            "/metrics.prom",
+        ];
+        let plan = self.armorer("plan", "profiles", &more);
+        let output = Command::new(&plan[0]).args(&plan[1..]).env_clear().output();
+        output.unwrap().status.code().unwrap_or(-1)
+    }
+
+    fn in_force(&self) -> InForce {
+        let list = self.folder.read(&format!("{POLICY}/profiles"));
+        let names = list.lines().filter_map(|line| line.rsplit_once(" ("));
+        names
+            .map(|(name, _)| {
+                let hash = format!("{POLICY}/policy/profiles/{name}.1/raw_sha256");
+                let known = self.folder.exists(&hash).then(|| self.folder.read(&hash));
+                (name.to_owned(), known.unwrap_or_default().into_bytes())
+            })
+            .collect()
+    }
+
+    fn state_dir(&self) -> PathBuf {
+        self.folder.path("var/lib/armorer")
+    }
+
+    fn untouchable(&self) -> BTreeSet<String> {
+        let names = [
+            "docker-default",
+            "custom.foreign",
+            "custom.other",
+            "custom.keep",
+            "custom.change",
+            "custom.family",
+            "custom.busy",
+        ];
+        names.map(str::to_owned).into()
+    }
+
+    /// Processes of a folder cannot lose anything that their profile does not; files can.
+    fn harmed(&self) -> Option<String> {
+        let alike = |path: &str| {
+            fs::read(self.folder.path(path)).ok() == fs::read(self.before.join(path)).ok()
+        };
+        let not_ours = [
+            "copies/custom.theirs",
+            "profiles/custom.change",
+            "other/custom.other",
+            "base/abstractions/base",
+            "proc/101/attr/current",
+        ];
+        not_ours
+            .into_iter()
+            .find(|path| !alike(path))
+            .map(|path| format!("{path} was changed"))
+    }
+
+    fn files(&self) -> BTreeSet<String> {
+        let root = self.folder.path("");
+        let found = walkdir::WalkDir::new(&root).into_iter().map(Result::unwrap);
+        let files = found.filter(|entry| !entry.file_type().is_dir());
+        let names = files.map(|file| {
+            let name = file.path().strip_prefix(&root).unwrap();
+            name.to_str().unwrap().to_owned()
+        });
+        names.filter(|name| !name.starts_with(POLICY)).collect()
+    }
+}
+
+fn copy(from: &Path, to: &Path) {
+    let status = Command::new("cp")
+        .arg("-a")
+        .arg(from.join("."))
+        .arg(to)
+        .status();
+    assert!(
+        status.unwrap().success(),
+        "cp -a {} {}",
+        from.display(),
+        to.display()
+    );
+}
+
+/// One node for each processor.
+fn nodes() -> Vec<(Native, crate::sweep::Undisturbed)> {
+    let count = std::thread::available_parallelism().map_or(1, usize::from);
+    let make = |number| {
+        let native = Native::new(number);
+        let undisturbed = undisturbed(&native);
+        (native, undisturbed)
+    };
+    (0..count).map(make).collect()
+}
+
+#[test]
+fn killed_at_each_system_call() {
+    let nodes = nodes();
+    let points = chosen(&nodes[0].1.calls, kills(&nodes[0].1.calls), 25);
+    sweep("SIGKILL at each call, folder as root", &nodes, &points);
+}
+
+#[test]
+fn each_write_failing_in_each_way() {
+    let nodes = nodes();
+    let points = faults(&nodes[0].1.calls, false);
+    sweep("each writing call failing, folder as root", &nodes, &points);
+}

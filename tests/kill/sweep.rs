@@ -1,0 +1,396 @@
+//! Every point of a pass in turn: what is done there, and what must hold afterwards.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
+
+use crate::trace::{At, Call, Deed, Trace};
+
+/// What the kernel holds: each name, with what tells its contents apart.
+pub(crate) type InForce = BTreeMap<String, Vec<u8>>;
+
+/// A node on which the same pass is run again and again.
+pub(crate) trait Node {
+    /// Puts everything back to just before the pass.
+    fn reset(&self);
+    /// The pass, to its end.
+    fn pass(&self, at: Option<At>) -> Trace;
+    /// The next pass, which nothing is done to; without its calls, where a kernel needs no help.
+    fn next_pass(&self) -> Trace {
+        self.pass(None)
+    }
+    /// A plan's exit code: 0 where a pass would do nothing.
+    fn plan(&self) -> i32;
+    fn in_force(&self) -> InForce;
+    fn state_dir(&self) -> PathBuf;
+    /// The names that processes are confined by, and those of others.
+    fn untouchable(&self) -> BTreeSet<String>;
+    /// What hinders a process' confinement, or is not ours and changed.
+    fn harmed(&self) -> Option<String>;
+    /// Every file that armorer may make, without those of the kernel.
+    fn files(&self) -> BTreeSet<String>;
+}
+
+/// What an undisturbed pass comes to.
+pub(crate) struct Undisturbed {
+    pub(crate) calls: Vec<Call>,
+    before: InForce,
+    after: InForce,
+    files: BTreeSet<String>,
+    repairs: u64,
+}
+
+/// Runs the pass undisturbed, twice, and checks that the pass is worth the sweep.
+pub(crate) fn undisturbed(node: &dyn Node) -> Undisturbed {
+    let mut runs = (0..2).map(|_| {
+        node.reset();
+        let before = node.in_force();
+        let trace = node.pass(None);
+        assert_eq!(trace.ended, 0, "{}", trace.said);
+        assert_eq!(node.plan(), 0, "the pass left something to do");
+        (before, trace.calls)
+    });
+    let (before, calls) = runs.next().unwrap();
+    let (_, again) = runs.next().unwrap();
+    // A kernel's own threads come and go, and a scan looks at each.
+    let most = calls.len() / 50 + 10;
+    assert!(
+        calls.len().abs_diff(again.len()) <= most,
+        "the pass makes other calls each time"
+    );
+    let writes = |file| {
+        calls
+            .iter()
+            .filter(move |c| c.name == "write" && c.path.ends_with(file))
+    };
+    let kernel = [writes("/.replace").count(), writes("/.remove").count()];
+    assert!(
+        kernel[0] >= 2 && kernel[1] >= 2,
+        "{kernel:?}: it must load, replace and remove"
+    );
+    let state = std::fs::read(node.state_dir().join("state.json")).unwrap();
+    let state: serde_json::Value = serde_json::from_slice(&state).unwrap();
+    Undisturbed {
+        repairs: state["sets"]["default"]["counters"]["repairs"]
+            .as_u64()
+            .unwrap(),
+        calls,
+        before,
+        after: node.in_force(),
+        files: node.files(),
+    }
+}
+
+/// What came of one point.
+struct Outcome {
+    at: At,
+    call: String,
+    ended: i32,
+    /// What did not hold.
+    wrong: Option<String>,
+}
+
+/// Does `points` on nodes that `make` makes, as many at once as there are, and prints the table.
+/// Panics if anything did not hold at any of them.
+pub(crate) fn sweep<N: Node>(title: &str, nodes: &[(N, Undisturbed)], points: &[(At, String)])
+where
+    N: Sync,
+{
+    let start = Instant::now();
+    let next = AtomicUsize::new(0);
+    let outcomes = Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        for (node, expected) in nodes {
+            scope.spawn(|| {
+                while let Some((at, call)) = points.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let (ended, wrong) = point(node, expected, *at);
+                    let (at, call) = (*at, call.clone());
+                    outcomes.lock().unwrap().push(Outcome {
+                        at,
+                        call,
+                        ended,
+                        wrong,
+                    });
+                }
+            });
+        }
+    });
+    let outcomes = outcomes.into_inner().unwrap();
+    table(title, &outcomes, start.elapsed().as_secs());
+    let shorter = outcomes.iter().filter(|o| o.ended == SHORTER).count();
+    assert!(
+        shorter * 50 <= points.len(),
+        "{shorter} points were not reached"
+    );
+    let mut wrong: Vec<&Outcome> = outcomes.iter().filter(|o| o.wrong.is_some()).collect();
+    wrong.sort_by_key(|o| (o.at.process, o.at.number));
+    for outcome in wrong.iter().take(40) {
+        let (at, why) = (outcome.at, outcome.wrong.as_ref().unwrap());
+        println!(
+            "process {} call {} {} {:?}: {why}",
+            at.process, at.number, outcome.call, at.deed
+        );
+    }
+    assert_eq!(outcomes.len(), points.len(), "not every point was tried");
+    assert!(
+        wrong.is_empty(),
+        "{title}: {} of {} points failed",
+        wrong.len(),
+        points.len()
+    );
+}
+
+/// Instead of an exit code: the pass ended before the point, having had fewer processes to scan.
+const SHORTER: i32 = -1;
+
+/// One point: how the pass ended, and what did not hold, then and after the next pass.
+fn point(node: &dyn Node, expected: &Undisturbed, at: At) -> (i32, Option<String>) {
+    let mut tries = 0;
+    let trace = loop {
+        node.reset();
+        let trace = node.pass(Some(at));
+        tries += 1;
+        // A pass may make a call less where it waits for a compiler.
+        if tries == 3 || hit(&trace, at).is_none() {
+            break trace;
+        }
+    };
+    let calls = trace.calls.iter().filter(|call| call.process == at.process);
+    if trace.ended == 0 && calls.count() < at.number {
+        return (SHORTER, None);
+    }
+    let wrong = hit(&trace, at)
+        .or_else(|| ended_well(&trace, at, node, expected))
+        .or_else(|| unharmed(node, expected))
+        .or_else(|| state_reads(node))
+        .or_else(|| converges(node, expected))
+        .map(|why| {
+            format!(
+                "{why}; the disturbed pass ended with {} and said: {}",
+                trace.ended,
+                trace.said.trim()
+            )
+        });
+    (trace.ended, wrong)
+}
+
+fn hit(trace: &Trace, at: At) -> Option<String> {
+    let hits = trace.calls.iter().filter(|call| call.hit);
+    let there = hits
+        .map(|call| (call.process, call.number))
+        .eq([(at.process, at.number)]);
+    (!there).then(|| "this call was not made".to_owned())
+}
+
+fn ended_well(trace: &Trace, at: At, node: &dyn Node, expected: &Undisturbed) -> Option<String> {
+    let allowed: &[i32] = match (at.process, at.deed) {
+        (0, Deed::Kill) => &[128 + 9],
+        _ => &[0, 1, 3],
+    };
+    if !allowed.contains(&trace.ended) {
+        return Some(format!("it ended with {}", trace.ended));
+    }
+    if trace.ended == 0 && node.in_force() != expected.after {
+        return Some("it said converged, and the kernel says otherwise".into());
+    }
+    if [1, 3].contains(&trace.ended) && trace.said.trim().is_empty() {
+        // Where every write fails, nothing can be said.
+        let silenced = trace
+            .calls
+            .iter()
+            .any(|c| c.hit && c.path.contains("pipe:"));
+        return (!silenced).then(|| "it failed without a word".into());
+    }
+    None
+}
+
+/// What was in force and in use still is; every name has its old contents or its new ones.
+fn unharmed(node: &dyn Node, expected: &Undisturbed) -> Option<String> {
+    let now = node.in_force();
+    for name in node.untouchable() {
+        if !now.contains_key(&name) {
+            return Some(format!("{name} was removed"));
+        }
+    }
+    for (name, contents) in &now {
+        let known = [&expected.before, &expected.after].map(|known| known.get(name));
+        if !known.contains(&Some(contents)) {
+            return Some(format!("{name} has contents that nobody asked for"));
+        }
+    }
+    node.harmed()
+}
+
+fn state_reads(node: &dyn Node) -> Option<String> {
+    let text = match std::fs::read(node.state_dir().join("state.json")) {
+        Ok(text) => text,
+        Err(error) => return Some(format!("the state is gone: {error}")),
+    };
+    let state: Result<serde_json::Value, _> = serde_json::from_slice(&text);
+    match state {
+        Ok(state) if state["schema"] == 1 => None,
+        other => Some(format!("the state does not read: {other:?}")),
+    }
+}
+
+/// The very next pass, undisturbed, brings everything to where it belongs.
+fn converges(node: &dyn Node, expected: &Undisturbed) -> Option<String> {
+    let next = node.next_pass();
+    if next.ended != 0 {
+        return Some(format!(
+            "the next pass ended with {}: {}",
+            next.ended,
+            next.said.trim()
+        ));
+    }
+    if node.in_force() != expected.after {
+        return Some(format!(
+            "the next pass left the kernel as {:?}",
+            node.in_force().keys()
+        ));
+    }
+    let files = node.files();
+    if files != expected.files {
+        let odd: Vec<_> = files.symmetric_difference(&expected.files).collect();
+        return Some(format!("the next pass left other files: {odd:?}"));
+    }
+    let state = std::fs::read(node.state_dir().join("state.json")).unwrap_or_default();
+    let state: serde_json::Value = serde_json::from_slice(&state).unwrap_or_default();
+    if state["sets"]["default"]["counters"]["repairs"].as_u64() > Some(expected.repairs) {
+        return Some("what was its own work was taken for somebody else's".into());
+    }
+    if state.to_string().contains("\"pending\"") {
+        return Some("the next pass left something pending in the state".into());
+    }
+    if node.plan() != 0 {
+        return Some("after the next pass there is still something to do".into());
+    }
+    unharmed(node, expected)
+}
+
+fn table(title: &str, outcomes: &[Outcome], seconds: u64) {
+    #[derive(Default)]
+    struct Row {
+        points: usize,
+        survived: usize,
+        ended: BTreeMap<i32, usize>,
+    }
+    let mut rows: BTreeMap<String, Row> = BTreeMap::new();
+    for outcome in outcomes {
+        let process = if outcome.at.process == 0 {
+            "armorer"
+        } else {
+            "compiler"
+        };
+        for key in [format!("{process} {}", outcome.call), "all".to_owned()] {
+            let row = rows.entry(key).or_default();
+            row.points += 1;
+            row.survived += usize::from(outcome.wrong.is_none());
+            *row.ended.entry(outcome.ended).or_default() += 1;
+        }
+    }
+    println!("\n{title}: {} points in {seconds} s", outcomes.len());
+    println!(
+        "{:32} {:>6} {:>8}  how the pass ended",
+        "call", "points", "survived"
+    );
+    let all = rows.remove("all");
+    for (name, row) in rows.iter().chain(
+        all.iter()
+            .map(|row| (ALL.get_or_init(|| "all".into()), row)),
+    ) {
+        let ended = row.ended.iter().map(|(code, count)| match code {
+            137 => format!("{count} killed"),
+            &SHORTER => format!("{count} times it made fewer calls"),
+            code => format!("{count} exit {code}"),
+        });
+        let ended: Vec<String> = ended.collect();
+        println!(
+            "{name:32} {:>6} {:>8}  {}",
+            row.points,
+            row.survived,
+            ended.join(", ")
+        );
+    }
+}
+
+static ALL: std::sync::OnceLock<String> = std::sync::OnceLock::new();
+
+/// A kill at each call.
+pub(crate) fn kills(calls: &[Call]) -> Vec<(At, String)> {
+    let kill = |call: &Call| {
+        let at = At {
+            process: call.process,
+            number: call.number,
+            deed: Deed::Kill,
+        };
+        (at, call.name.clone())
+    };
+    calls.iter().map(kill).collect()
+}
+
+/// Each call that writes, failing in each way that a disk has, and interrupted; or with `few` in
+/// one of these ways, each in its turn.
+pub(crate) fn faults(calls: &[Call], few: bool) -> Vec<(At, String)> {
+    const ERRORS: [(&str, i32); 5] = [
+        ("ENOSPC", 28),
+        ("EIO", 5),
+        ("EROFS", 30),
+        ("EACCES", 13),
+        ("EINTR", 4),
+    ];
+    let writing = calls.iter().filter(|call| call.writes());
+    let failing = writing.enumerate().flat_map(|(n, call)| {
+        let mine = move |way: &usize| !few || n % ERRORS.len() == *way;
+        (0..ERRORS.len()).filter(mine).map(|way| {
+            let (word, errno) = ERRORS[way];
+            let deed = Deed::Fail(errno);
+            let at = At {
+                process: call.process,
+                number: call.number,
+                deed,
+            };
+            (at, format!("{} {word}", call.name))
+        })
+    });
+    failing.collect()
+}
+
+/// Whether the whole sweep is asked for, which takes long.
+pub(crate) fn all() -> bool {
+    std::env::var_os("KILL_ALL").is_some()
+}
+
+/// Of `points`, one for each of `calls`, those that are tried: all if asked for. Otherwise each
+/// writing call and the one after it, which is every state of disk and kernel that a kill can
+/// leave, and one of `one_of` others.
+pub(crate) fn chosen(
+    calls: &[Call],
+    points: Vec<(At, String)>,
+    one_of: usize,
+) -> Vec<(At, String)> {
+    let processes: BTreeSet<usize> = calls.iter().map(|call| call.process).collect();
+    let whole = points.len();
+    let after: BTreeSet<(usize, usize)> = calls
+        .iter()
+        .filter(|c| c.writes())
+        .map(|c| (c.process, c.number + 1))
+        .collect();
+    let pairs = points.into_iter().zip(calls);
+    let chosen = pairs.filter(|((at, _), call)| {
+        all()
+            || call.writes()
+            || after.contains(&(at.process, at.number))
+            || at.number % one_of == 0
+    });
+    let chosen: Vec<_> = chosen.map(|(point, _)| point).collect();
+    println!(
+        "\nan unkilled pass makes {whole} calls in {} processes; killed at {} of them{}",
+        processes.len(),
+        chosen.len(),
+        if all() { "" } else { " (KILL_ALL=1: at each)" }
+    );
+    chosen
+}
