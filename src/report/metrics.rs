@@ -243,8 +243,8 @@ fn state_of(set: &Set, name: &str) -> &'static str {
 }
 
 /// A label's value. Names come from others: each must stay one clean value, and two names must
-/// never become one, since Prometheus would then refuse the whole file. So a backslash is spelt
-/// out like every character that a terminal obeys.
+/// never become one series, since one would hide the other. So a backslash is spelt out like
+/// every character that a terminal obeys.
 fn escaped(value: &str) -> String {
     let mut escaped = String::with_capacity(value.len());
     for c in value.chars() {

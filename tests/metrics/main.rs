@@ -151,6 +151,10 @@ fn prometheus_reads_it_from_the_web_server_and_from_node_exporter() {
         ("armorer_profiles{job='armorer',state='refused'}", 3.0),
         ("armorer_profiles{job='armorer',state='conflict'}", 1.0),
         ("armorer_profiles{job='armorer',state='deferred'}", 1.0),
+        (
+            "count(armorer_profile_problem_timestamp_seconds{kind='refused'})",
+            3.0,
+        ),
         ("sum(armorer_processes_confined{job='armorer'})", 2.0),
         (
             "count(armorer_profile_info{job='node',mode='enforce',digest=~'[0-9a-f]{16}'})",
