@@ -55,7 +55,7 @@ pub(crate) fn count(scan: &Scan, set: &Set, now: Stamp) -> Option<Processes> {
 pub(crate) fn render(name: &str, set: Option<&Set>, heartbeat: &Heartbeat) -> String {
     let mut text = Text {
         out: String::new(),
-        set: escaped(name),
+        set: name,
     };
     text.passes(heartbeat);
     if let Some(set) = set {
@@ -71,24 +71,26 @@ pub(crate) fn render(name: &str, set: Option<&Set>, heartbeat: &Heartbeat) -> St
     text.out
 }
 
-struct Text {
+struct Text<'a> {
     out: String,
-    /// The set's name, escaped.
-    set: String,
+    set: &'a str,
 }
 
-impl Text {
+impl Text<'_> {
     fn family(&mut self, name: &str, kind: &str, help: &str) {
         let _ = writeln!(self.out, "# HELP armorer_{name} {help}");
         let _ = writeln!(self.out, "# TYPE armorer_{name} {kind}");
     }
 
     fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: impl Display) {
-        let _ = write!(self.out, "armorer_{name}{{set=\"{}\"", self.set);
-        for (label, value) in labels {
-            let _ = write!(self.out, ",{label}=\"{}\"", escaped(value));
+        let out = &mut self.out;
+        out.extend(["armorer_", name]);
+        for (n, (label, value)) in [("set", self.set)].iter().chain(labels).enumerate() {
+            out.extend([if n == 0 { "{" } else { "," }, label, "=\""]);
+            push_escaped(out, value);
+            out.push('"');
         }
-        let _ = writeln!(self.out, "}} {value}");
+        let _ = writeln!(out, "}} {value}");
     }
 
     /// A gauge without further labels.
@@ -245,18 +247,19 @@ fn state_of(set: &Set, name: &str) -> &'static str {
 /// A label's value. Names come from others: each must stay one clean value, and two names must
 /// never become one series, since one would hide the other. So a backslash is spelt out like
 /// every character that a terminal obeys.
-fn escaped(value: &str) -> String {
-    let mut escaped = String::with_capacity(value.len());
-    for c in value.chars() {
+fn push_escaped(out: &mut String, value: &str) {
+    let special = |c: char| c == '"' || c == '\\' || c.is_control() || is_bidi_control(c);
+    let mut clean = 0;
+    for (at, c) in value.char_indices().filter(|(_, c)| special(*c)) {
+        out.push_str(&value[clean..at]);
         if c == '"' {
-            escaped.push_str("\\\"");
-        } else if c == '\\' || c.is_control() || is_bidi_control(c) {
-            let _ = write!(escaped, "\\{}", c.escape_unicode());
+            out.push_str("\\\"");
         } else {
-            escaped.push(c);
+            let _ = write!(out, "\\{}", c.escape_unicode());
         }
+        clean = at + c.len_utf8();
     }
-    escaped
+    out.push_str(&value[clean..]);
 }
 
 #[cfg(test)]

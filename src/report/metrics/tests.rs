@@ -131,6 +131,12 @@ fn after_a_boot_what_is_not_loaded_yet_is_missing() {
     assert!(!text.contains("armorer_profile_info{"), "{text}");
 }
 
+fn escaped(value: &str) -> String {
+    let mut out = String::new();
+    push_escaped(&mut out, value);
+    out
+}
+
 #[test]
 fn names_stay_one_clean_value_and_apart() {
     assert_eq!(escaped("custom.a"), "custom.a");
