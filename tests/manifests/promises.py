@@ -1,0 +1,188 @@
+"""promises.py FOLDER...: what the rendered manifests in the folders promise, one assertion each.
+
+Ends with 1 and a line for each that does not hold, or when it found too few workloads.
+"""
+
+import collections
+import pathlib
+import re
+import sys
+
+import yaml
+
+TOP = pathlib.Path(__file__).resolve().parents[2]
+VERSION = re.search(r'^version = "(.*)"', (TOP / "Cargo.toml").read_text(), re.M)[1]
+LOADER_CAPS = {"MAC_ADMIN", "SETUID", "SETGID", "KILL"}
+HOST = {"/sys/kernel/security", "/proc", "/var/lib/armorer"}
+# What only one workload may mount besides.
+HOST_BESIDES = {
+    ("kapparmor", "armorer"): {"/etc/apparmor.d/custom"},
+    ("metrics-textfile", "armorer"): {"/var/lib/prometheus/node-exporter"},
+    ("boot", "armorer-boot"): {"/opt/armorer", "/etc/systemd/system"},
+    ("boot-uninstall", "armorer-boot"): {"/opt/armorer", "/etc/systemd/system"},
+}
+OURS = "localhost/armorer", "registry.example.com/armorer"
+
+failures = []
+seen = collections.Counter()
+
+
+def expect(holds, where, what):
+    seen[what] += 1
+    if not holds:
+        failures.append(f"{where}: not {what}")
+
+
+def pod_of(thing):
+    """The pod's metadata and spec of any workload; None for what is none."""
+    spec = thing.get("spec", {})
+    match thing["kind"]:
+        case "Pod":
+            return thing["metadata"], spec
+        case "CronJob":
+            template = spec["jobTemplate"]["spec"]["template"]
+        case "Deployment" | "StatefulSet" | "DaemonSet" | "Job":
+            template = spec["template"]
+        case _:
+            return None
+    return template.get("metadata", {}), template["spec"]
+
+
+def is_ours(container):
+    return container["image"].rpartition(":")[0] in OURS
+
+
+def check_container(where, pod, container):
+    security = container.get("securityContext", {})
+    caps = security.get("capabilities", {})
+    added = set(caps.get("add", []))
+    where = f"{where}/{container['name']}"
+    effective = {**pod.get("securityContext", {}), **security}
+    expect(security.get("privileged", False) is False, where, "unprivileged")
+    expect(security.get("allowPrivilegeEscalation") is False, where, "without privilege escalation")
+    expect(security.get("readOnlyRootFilesystem") is True, where, "on a read-only root file system")
+    expect(caps.get("drop") == ["ALL"], where, "dropping all capabilities")
+    expect(effective.get("seccompProfile") == {"type": "RuntimeDefault"}, where, "under RuntimeDefault seccomp")
+    expect(
+        effective.get("appArmorProfile", {"type": "RuntimeDefault"})["type"] == "RuntimeDefault",
+        where,
+        "under the runtime's AppArmor profile",
+    )
+    resources = container.get("resources", {})
+    expect({"cpu", "memory"} <= resources.get("requests", {}).keys(), where, "requesting CPU and memory")
+    expect("memory" in resources.get("limits", {}), where, "limited in memory")
+    expect("cpu" not in resources.get("limits", {}), where, "free of a CPU limit")
+    expect(container["image"].rpartition(":")[2] == VERSION, where, f"of the version {VERSION}")
+    expect(container.get("imagePullPolicy") == "IfNotPresent", where, "started without the registry")
+    for mount in container.get("volumeMounts", []):
+        if mount["name"].endswith("proc"):
+            expect(mount.get("readOnly") is True, where, "reading /proc only")
+            expect(mount["mountPath"] == "/host/proc", where, "finding the host's /proc at /host/proc")
+        if mount["name"].endswith("securityfs"):
+            expect(mount["mountPath"] == "/host/securityfs", where, "mounting securityfs where no profile denies it")
+    command = container.get("command", [])
+    if "wait" in command:
+        check_gate(where, effective, container)
+    elif not any(word in command for word in ("/usr/bin/armorer-loop", "reconcile", "/uninstall/uninstall")):
+        expect(added == set(), where, "without any capability")
+    elif "/uninstall/uninstall" in command:
+        expect(added == {"MAC_ADMIN"}, where, "uninstalling with MAC_ADMIN alone")
+    else:
+        expect(added == LOADER_CAPS, where, f"loading with {' '.join(sorted(LOADER_CAPS))} exactly")
+        env = {entry["name"]: entry.get("value") for entry in container["env"]}
+        expect(env.get("ARMORER_SECURITYFS") == "/host/securityfs", where, "told where securityfs is")
+        expect(env.get("ARMORER_PROC") == "/host/proc", where, "told where /proc is")
+
+
+def check_gate(where, effective, container):
+    expect("add" not in container["securityContext"]["capabilities"], where, "a gate without any capability")
+    expect(not container.get("volumeMounts"), where, "a gate without a mount")
+    expect(effective.get("runAsNonRoot") is True and effective.get("runAsUser"), where, "a gate that is not root")
+    own = container["securityContext"].get("appArmorProfile")
+    expect(own == {"type": "RuntimeDefault"}, where, "a gate with an AppArmor profile of its own")
+
+
+def check_pod(file, thing, pod, has_rights):
+    where = f"{file.name}: {thing['kind']} {thing['metadata']['name']}"
+    for key in ("hostPID", "hostIPC"):
+        expect(not pod.get(key), where, f"without {key}")
+    cron = thing["kind"] == "CronJob"
+    expect(bool(pod.get("hostNetwork")) == cron, where, "on the host's network only as a CronJob")
+    token = pod.get("automountServiceAccountToken")
+    expect(token is False or (token is True and has_rights), where, "with a token only where a role is bound")
+    paths = {v["hostPath"]["path"] for v in pod.get("volumes", []) if "hostPath" in v}
+    allowed = HOST | HOST_BESIDES.get((file.stem, thing["metadata"]["name"]), set())
+    expect(paths <= allowed, f"{where}: {sorted(paths - allowed)}", "mounting no more of the host than it may")
+    ours = [c for c in pod.get("initContainers", []) + pod["containers"] if is_ours(c)]
+    expect(ours, where, "running armorer")
+    for container in ours:
+        check_container(where, pod, container)
+    inits = pod.get("initContainers", [])
+    if any(is_ours(c) for c in inits):
+        expect(is_ours(inits[0]), where, "held before its other init containers")
+    if all(is_ours(c) for c in pod["containers"]):
+        check_node_pod(where, thing, pod)
+
+
+def check_node_pod(where, thing, pod):
+    """What runs on every node, or on the one named."""
+    expect(pod.get("tolerations") == [{"operator": "Exists"}], where, "tolerating every taint")
+    expect(pod.get("nodeSelector", {}).get("kubernetes.io/os") == "linux", where, "for Linux only")
+    expect(pod.get("enableServiceLinks") is False, where, "without service links")
+    container = pod["containers"][0]
+    if thing["metadata"]["name"] == "armorer-boot":
+        return
+    expect(pod.get("priorityClassName") == "system-node-critical", where, "critical to the node")
+    if thing["kind"] != "DaemonSet":
+        return
+    expect("readinessProbe" in container, where, "probed for readiness")
+    for probe in ("startupProbe", "livenessProbe"):
+        command = container[probe]["exec"]["command"]
+        expect(command[-1] == "live", where, f"restarted for a silent loop only ({probe})")
+    for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+        expect(container[probe]["timeoutSeconds"] >= 15, where, f"given time to answer ({probe})")
+    for volume in pod["volumes"]:
+        if volume["name"] == "profiles":
+            expect(volume["configMap"].get("optional") is True, where, "started without its ConfigMap")
+    unavailable = thing["spec"]["updateStrategy"]["rollingUpdate"]["maxUnavailable"]
+    expect(unavailable == "100%" or container["command"] == ["/usr/bin/armorer-loop"], where, "rolled out without waiting for in-use profiles")
+
+
+def check_other(file, thing):
+    where = f"{file.name}: {thing['kind']} {thing['metadata']['name']}"
+    match thing["kind"]:
+        case "ServiceAccount":
+            expect(thing.get("automountServiceAccountToken") is False, where, "an account whose token is off")
+        case "Role" | "ClusterRole":
+            for rule in thing["rules"]:
+                expect("*" not in rule["verbs"] + rule["resources"], where, "a role without wildcards")
+                if file.parent.name == "manifests":
+                    expect(rule.get("resourceNames"), where, "a role that names its objects")
+        case "Namespace":
+            expect(file.stem not in ("kapparmor", "canary"), where, "a namespace of its own only where it may go with it")
+            labels = thing["metadata"]["labels"]
+            expect(labels.get("pod-security.kubernetes.io/enforce") == "privileged", where, "a namespace that admits its pods")
+
+
+def main(folders):
+    files = [file for folder in folders for file in sorted(pathlib.Path(folder).glob("*.yaml"))]
+    pods = 0
+    for file in files:
+        things = list(filter(None, yaml.safe_load_all(file.read_text())))
+        has_rights = any(thing["kind"].endswith("RoleBinding") for thing in things)
+        for thing in things:
+            if (found := pod_of(thing)) is None:
+                check_other(file, thing)
+                continue
+            pods += 1
+            check_pod(file, thing, found[1], has_rights)
+    tags = [f for f in (TOP / "kustomize").rglob("*.yaml") if re.search(rf"armorer:{VERSION}|newTag: {VERSION}", f.read_text())]
+    ours = [f for f in tags if "examples" not in f.parts]
+    expect(ours == [TOP / "kustomize/components/image/kustomization.yaml"], f"kustomize/: {ours}", "naming the tag in one place")
+    if pods < 8:
+        failures.append(f"only {pods} workloads were looked at")
+    print("\n".join(failures) or f"promises: {sum(seen.values())} assertions of {len(seen)} kinds hold for {pods} workloads in {len(files)} files")
+    return 1 if failures else 0
+
+
+sys.exit(main(sys.argv[1:]))
