@@ -106,13 +106,17 @@ def check_pod(file, thing, pod, has_rights):
     where = f"{file.name}: {thing['kind']} {thing['metadata']['name']}"
     for key in ("hostPID", "hostIPC"):
         expect(not pod.get(key), where, f"without {key}")
-    cron = thing["kind"] == "CronJob"
-    expect(bool(pod.get("hostNetwork")) == cron, where, "on the host's network only as a CronJob")
+    cron = thing["kind"] == "CronJob" and thing["metadata"]["name"] == "armorer"
+    expect(bool(pod.get("hostNetwork")) == cron, where, "on the host's network only as armorer's CronJob")
     token = pod.get("automountServiceAccountToken")
     expect(token is False or (token is True and has_rights), where, "with a token only where a role is bound")
     paths = {v["hostPath"]["path"] for v in pod.get("volumes", []) if "hostPath" in v}
     allowed = HOST | HOST_BESIDES.get((file.stem, thing["metadata"]["name"]), set())
     expect(paths <= allowed, f"{where}: {sorted(paths - allowed)}", "mounting no more of the host than it may")
+    names = [c["name"] for c in pod.get("initContainers", [])]
+    for component in ("gate", "load"):
+        if f"armorer/{component}" in thing["metadata"].get("labels", {}):
+            expect(names[:1] == [f"armorer-{component}"], where, f"begun by its {component}")
     ours = [c for c in pod.get("initContainers", []) + pod["containers"] if is_ours(c)]
     expect(ours, where, "running armorer")
     for container in ours:
