@@ -11,7 +11,8 @@ use crate::report::heartbeat::Heartbeat;
 use crate::state::folder::Folder;
 use std::time::Duration;
 
-/// The loop is given up on when it has not turned for three polls and this long.
+/// The loop is given up on when it has not turned for three polls, a pass' deadline and this long,
+/// in which a pass waits for another's lock.
 const LIVE_GRACE: u64 = 60;
 
 /// Ready: the last pass is younger than 3 polls and its deadline, it read its source wholly, and
@@ -50,7 +51,11 @@ pub(crate) fn ready(
 }
 
 /// Live: the loop has said so lately. A pass that fails does not make it dead.
-pub(crate) fn live(loop_heartbeat: &Path, poll_time: Duration) -> (Exit, String) {
+pub(crate) fn live(
+    loop_heartbeat: &Path,
+    poll_time: Duration,
+    deadline: Duration,
+) -> (Exit, String) {
     let no = |reason: String| (Exit::Incomplete, format!("not live: {reason}"));
     let text = match fs::read_to_string(loop_heartbeat) {
         Ok(text) => text,
@@ -60,7 +65,7 @@ pub(crate) fn live(loop_heartbeat: &Path, poll_time: Duration) -> (Exit, String)
         return no(format!("{} holds no time", loop_heartbeat.display()));
     };
     let age = Duration::from_secs(Time::now().0.saturating_sub(at));
-    let limit = poll_time * 3 + Duration::from_secs(LIVE_GRACE);
+    let limit = poll_time * 3 + deadline + Duration::from_secs(LIVE_GRACE);
     if age > limit {
         return no(format!("the loop turned {} ago", in_words(age)));
     }

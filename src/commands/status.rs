@@ -73,7 +73,8 @@ pub(crate) fn run(flags: &args::Status, common: &Common, env: Env) -> Result<Exi
         Some(_) => {
             let file = Setting::new("loop-heartbeat", flags.loop_heartbeat.as_ref(), env).path();
             let file = file.unwrap_or_else(|| "/run/armorer/loop".into());
-            probe::live(&rebase(&common.root, &file), poll_time)
+            let deadline = deadline(flags.deadline.as_ref(), env)?;
+            probe::live(&rebase(&common.root, &file), poll_time, deadline)
         }
         None => return show(flags, common, env, folder, &kernel),
     };

@@ -7,6 +7,7 @@ mod pass;
 mod plan;
 mod preflight;
 mod refusals;
+mod repeat;
 mod sources;
 mod state;
 mod usage;
