@@ -10,4 +10,5 @@ mod refusals;
 mod repeat;
 mod sources;
 mod state;
+mod uninstall;
 mod usage;
