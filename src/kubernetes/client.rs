@@ -17,7 +17,7 @@ use ureq::{Agent, Body};
 
 use super::access::{Access, Credentials};
 use super::encoding::percent_encode;
-use super::failure::{Failure, Trouble};
+use super::failure::{Failure, Trouble, WHO};
 use super::object::List;
 use super::resource::{Resource, Selector, Shape};
 use crate::error::Error;
@@ -329,7 +329,7 @@ impl Client {
                 let place = format!("line {} column {}", error.line(), error.column());
                 self.give_up(
                     path,
-                    &format!("at {place} the answer is not what a Kubernetes API server says"),
+                    &format!("at {place} the answer makes no sense: {WHO}"),
                 )
             }
         })

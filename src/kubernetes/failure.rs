@@ -1,5 +1,6 @@
 //! What a failed request means, in one line for a person and without the token.
 
+use std::io;
 use std::time::Duration;
 
 use ureq::Body;
@@ -8,8 +9,12 @@ use ureq::http::header::RETRY_AFTER;
 
 use super::client::{Call, Client};
 use super::object::Status;
+use super::resource::Resource;
 use crate::error::Error;
 use crate::profile::printable;
+
+/// What to ask oneself when an answer makes no sense.
+pub(super) const WHO: &str = "is --api-server a Kubernetes API server?";
 
 /// A request that came to nothing.
 #[derive(Debug)]
@@ -73,7 +78,7 @@ impl Client {
             ),
             403 => format!("{who} may not {verb} {words}: bind it to a Role with that right"),
             404 if is_missing => format!("there are no {words}: create it, or correct its name"),
-            404 => "nothing is there: is --api-server a Kubernetes API server?".to_owned(),
+            404 => format!("nothing is there: {WHO}"),
             _ => self.shown(status),
         };
         Trouble::Final(Failure {
@@ -112,15 +117,28 @@ impl Client {
             return self.give_up(path, &format!("TLS: {tls}: {hint}"));
         }
         match error {
+            ureq::Error::Io(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                Trouble::Passing("the server closed the connection".to_owned(), None)
+            }
             ureq::Error::Io(error) => Trouble::Passing(error.to_string(), None),
             ureq::Error::Timeout(_) => Trouble::Passing("no answer in time".to_owned(), None),
             ureq::Error::HostNotFound | ureq::Error::ConnectionFailed => {
                 Trouble::Passing(error.to_string(), None)
             }
-            ureq::Error::BodyExceedsLimit(limit) => {
-                self.give_up(path, &format!("the answer has more than {limit} bytes"))
-            }
-            error => self.give_up(path, &error.to_string()),
+            ureq::Error::BodyExceedsLimit(limit) => self.give_up(
+                path,
+                &format!("the answer has more than {limit} bytes: {WHO}"),
+            ),
+            error => self.give_up(path, &format!("{error}: {WHO}")),
+        }
+    }
+
+    /// That the answer about `resource` is of no use: why.
+    pub(crate) fn complaint(&self, resource: Resource<'_>, why: &str) -> Failure {
+        Failure {
+            status: None,
+            is_missing: false,
+            line: self.line(&resource.path(), why),
         }
     }
 

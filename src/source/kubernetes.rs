@@ -12,7 +12,7 @@ use crate::kubernetes::encoding::{is_dns, is_dns_label, percent_decode};
 use crate::kubernetes::failure::Failure;
 use crate::kubernetes::object::{Metadata, Partial};
 use crate::kubernetes::resource::{Resource, Selector, Shape};
-use crate::profile::{RawProfile, Refusal, RefusalKind, printable, quoted};
+use crate::profile::{RawProfile, Refusal, RefusalKind, quoted};
 
 #[cfg(test)]
 mod tests;
@@ -250,11 +250,10 @@ impl Reading<'_> {
         if right {
             return Ok(());
         }
-        Err(Fault::Error(Error::Source(printable(&format!(
-            "{}: the API server answered with another object or one without a version: is \
-             --api-server a Kubernetes API server?",
-            self.key(name)
-        )))))
+        let resource = self.source.resource(Some(name));
+        let why = "the answer is another object or has no version: is --api-server a Kubernetes \
+                   API server?";
+        Err(self.client.complaint(resource, why).into())
     }
 }
 

@@ -1,0 +1,276 @@
+"""An API server for the tests, over TLS: kmock's emulator with what the client relies on.
+
+kmock keeps the objects and answers create, fetch, list and merge patches. Added are what the
+tests are about: who asks (tokens, client certificates), what the rendered manifests allow them
+(RBAC, ValidatingAdmissionPolicy), PartialObjectMetadata, selectors, pages, JSON patches, versions,
+and the rules for Events. It obeys a JSON command a line on stdin, and answers each with a line.
+"""
+
+import asyncio
+import base64
+import json
+import ssl
+import sys
+
+import aiohttp.web
+import jsonpatch
+import kmock
+import yaml
+
+import faults
+import policy
+from policy import Refused
+
+def status(refused):
+    body = {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
+            "message": str(refused), "reason": refused.reason, "details": refused.details,
+            "code": refused.code}
+    return aiohttp.web.json_response(body, status=refused.code)
+
+
+class ApiServer(kmock.KubernetesEmulator):
+    """What is set from outside hangs on `world`: kmock's classes take no further fields."""
+
+    async def __call__(self, raw):
+        response = await super().__call__(raw)
+        if world.log and world.log[-1].get("raw") is raw:
+            entry = world.log[-1]
+            entry.pop("raw")
+            entry["code"] = response.status
+            entry["body_bytes"] = len(response.body or b"")
+        return response
+
+    async def _handle(self, request):
+        raw = request._raw_request
+        verb = {"GET": "get", "POST": "create", "PATCH": "patch"}.get(raw.method, raw.method)
+        if verb == "get" and request.name is None:
+            verb = "list"
+        asked = {"verb": verb, "group": request.resource.group or "",
+                 "resource": request.resource.plural, "namespace": request.namespace or "",
+                 "name": request.name or "", "path": raw.path_qs,
+                 "accept": raw.headers.get("accept", ""),
+                 "content_type": raw.headers.get("content-type", ""),
+                 "agent": raw.headers.get("user-agent", ""),
+                 "connection": id(raw.transport), "request_bytes": len(request.body)}
+        world.log.append({**asked, "raw": raw})
+        try:
+            user = world.who(raw)
+            rules = world.access.rules_for(user, asked)
+            world.log[-1]["allowed_by"] = rules
+            if not rules:
+                raise Refused(403, "Forbidden", f"{user['username']} cannot {verb}")
+            return await self._serve(request, verb, asked, user)
+        except Refused as refused:
+            return status(refused)
+
+    async def _serve(self, request, verb, asked, user):
+        key = (request.resource, request.namespace, request.name)
+        if verb == "list":
+            return self._page(request)
+        if verb == "create":
+            obj = json.loads(request.body)
+            world.check_event(obj, request)
+            world.access.admit(user, "CREATE", asked, obj, None)
+            world.version(obj)
+            return await super()._handle(request)
+        if key not in self._objects or self._objects[key].deleted:
+            details = {"name": request.name, "kind": request.resource.plural}
+            raise Refused(404, "NotFound", f'"{request.name}" not found', details)
+        if verb == "get":
+            return self._answer(request, self._objects[key].last.raw)
+        if world.races:
+            race = world.races.pop(0)
+            self._objects[key] = {**self._objects[key].last.raw, **race}
+        old = self._objects[key].last.raw
+        new = self._changed(request, json.loads(json.dumps(old)))
+        world.access.admit(user, "UPDATE", asked, new, old)
+        world.version(new)
+        self._objects[key] = new
+        return self._answer(request, new)
+
+    def _changed(self, request, obj):
+        kind = request.headers["Content-Type"]
+        change = json.loads(request.body)
+        if kind == "application/merge-patch+json":
+            allowed = {"series"} if request.resource.plural == "events" else set(obj)
+            if set(change) - allowed:
+                raise Refused(422, "Invalid", f"field is immutable: {sorted(change)}")
+            if change.get("series", {}).get("count", 2) < 2:
+                raise Refused(422, "Invalid", "series.count: should be at least 2")
+            return {**obj, **change}
+        if kind != "application/json-patch+json":
+            raise Refused(415, "UnsupportedMediaType", kind)
+        try:
+            return jsonpatch.apply_patch(obj, change)
+        except jsonpatch.JsonPatchException as error:
+            raise Refused(422, "Invalid", f"the server rejected our request: {error}") from error
+
+    def _answer(self, request, obj):
+        if "as=PartialObjectMetadata;" in request.headers.get("Accept", ""):
+            obj = {"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1",
+                   "metadata": obj["metadata"]}
+        return aiohttp.web.json_response(obj)
+
+    def _page(self, request):
+        query = dict(request.params)
+        wanted = [o.last.raw for (res, ns, _), o in self._objects.items()
+                  if res == request.resource and not o.deleted
+                  and request.namespace in (None, ns) and selected(o.last.raw, query)]
+        wanted.sort(key=lambda o: (o["metadata"].get("namespace", ""), o["metadata"]["name"]))
+        cursor = query.get("continue")
+        if cursor and world.forgets > 0:
+            world.forgets -= 1
+            raise Refused(410, "Expired", "The provided continue parameter is too old")
+        start = int(base64.b64decode(cursor)) if cursor else 0
+        limit = min(int(query.get("limit", 500)), world.page or 500)
+        page = wanted[start:start + limit]
+        meta = {"resourceVersion": str(world.versions)}
+        if start + limit < len(wanted):
+            meta["continue"] = base64.b64encode(str(start + limit).encode()).decode()
+        partial = "as=PartialObjectMetadataList;" in request.headers.get("Accept", "")
+        if partial:
+            page = [{"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1",
+                     "metadata": o["metadata"]} for o in page]
+        return aiohttp.web.json_response(
+            {"kind": "List", "apiVersion": "v1", "metadata": meta, "items": page})
+
+
+def selected(obj, query):
+    labels = obj["metadata"].get("labels", {})
+    for part in filter(None, query.get("labelSelector", "").split(",")):
+        key, _, value = part.partition("=")
+        if labels.get(key) != value:
+            return False
+    for part in filter(None, query.get("fieldSelector", "").split(",")):
+        path, unequal, value = part.partition("!=")
+        if not unequal:
+            path, _, value = part.partition("=")
+        found = obj
+        for step in path.split("."):
+            found = found.get(step, {})
+        if (found == value) == bool(unequal):
+            return False
+    return True
+
+
+class World:
+    def __init__(self):
+        self.log, self.races, self.forgets, self.page, self.versions = [], [], 0, None, 100
+        self.tokens, self.access = {}, policy.Access([])
+
+    def version(self, obj):
+        self.versions += 1
+        obj["metadata"]["resourceVersion"] = str(self.versions)
+        obj["metadata"].setdefault("uid", f"uid-{self.versions}")
+
+    def who(self, raw):
+        peer = raw.transport.get_extra_info("peercert")
+        token = raw.headers.get("authorization", "").removeprefix("Bearer ")
+        if token in self.tokens:
+            return self.tokens[token]
+        if peer and not token:
+            return {"username": dict(p[0] for p in peer["subject"])["commonName"], "extra": {}}
+        raise Refused(401, "Unauthorized", "Unauthorized")
+
+    def check_event(self, obj, request):
+        """Kubernetes' rules for an Event of events.k8s.io/v1 (pkg/apis/core/validation)."""
+        if request.resource.plural != "events":
+            return
+        wrong = []
+        if not obj.get("eventTime", "").endswith(".000000Z"):
+            wrong.append("eventTime")
+        for field, most in [("action", 128), ("reason", 128), ("reportingInstance", 128),
+                            ("reportingController", 63), ("note", 1024)]:
+            if not obj.get(field) or len(obj[field].encode()) > most:
+                wrong.append(field)
+        if obj.get("type") not in ("Normal", "Warning"):
+            wrong.append("type")
+        if obj["metadata"]["namespace"] not in ("default", "kube-system"):
+            wrong.append("namespace")
+        for field in ("count", "deprecatedCount", "series"):
+            if field in obj:
+                wrong.append(field)
+        if wrong:
+            raise Refused(422, "Invalid", f"Event is invalid: {wrong}")
+
+
+def key_of(plural, group, namespace, name):
+    version = "v1"
+    return (kmock.resource(group, version, plural), namespace or None, name)
+
+
+def obey(server, kept, command):
+    do = command["do"]
+    if do == "put":
+        for entry in command["objects"]:
+            obj = entry["object"]
+            world.version(obj)
+            meta = obj["metadata"]
+            key = key_of(entry["plural"], entry.get("group", ""), meta.get("namespace"), meta["name"])
+            server.objects[key] = obj
+    elif do == "delete":
+        del server.objects[key_of(command["plural"], "", command["namespace"], command["name"])]
+    elif do == "objects":
+        return [o.last.raw for (res, _, _), o in server.objects.items()
+                if res.plural == command["plural"] and not o.deleted]
+    elif do == "requests":
+        log, world.log = world.log, []
+        return log
+    elif do == "tokens":
+        world.tokens.update(command["tokens"])
+    elif do == "manifests":
+        world.access = policy.Access.of_yaml(command["yaml"])
+    elif do == "parse":
+        return list(yaml.safe_load_all(command["yaml"]))
+    elif do == "rules":
+        return world.access.verbs_of("system:serviceaccount:armorer:armorer")
+    elif do == "set":
+        for name in ("races", "forgets", "page"):
+            if name in command:
+                setattr(world, name, command[name])
+    elif do == "admit":
+        user, operation = command["user"], command["operation"]
+        asked, new, old = command["asked"], command["object"], command.get("old")
+        return list(world.access.refusals(user, operation, asked, new, old))
+    elif do == "seen":
+        return kept[command["fault"]][0].seen
+    else:
+        raise ValueError(do)
+    return None
+
+
+async def main(certificates):
+    contexts = {}
+    for name in ("server", "strange", "expired", "future", "elsewhere"):
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(f"{certificates}/{name}.pem", f"{certificates}/{name}.key")
+        contexts[name] = context
+    api = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    api.load_cert_chain(f"{certificates}/server.pem", f"{certificates}/server.key")
+    api.load_verify_locations(f"{certificates}/authority.pem")
+    api.verify_mode = ssl.CERT_OPTIONAL
+    server = ApiServer()
+    runner = aiohttp.web.ServerRunner(aiohttp.web.Server(server))
+    await runner.setup()
+    port = {}
+    for host in ("127.0.0.1", "::1"):
+        site = aiohttp.web.TCPSite(runner, host, 0, ssl_context=api)
+        await site.start()
+        port[host] = site._server.sockets[0].getsockname()[1]
+    good = f"https://127.0.0.1:{port['127.0.0.1']}"
+    ports, kept = await faults.start(contexts, good)
+    print(json.dumps({"port": port["127.0.0.1"], "port6": port["::1"], "faults": ports}), flush=True)
+    stdin = asyncio.StreamReader(limit=1 << 26)
+    await asyncio.get_running_loop().connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(stdin), sys.stdin)
+    while line := await stdin.readline():
+        try:
+            said = {"ok": obey(server, kept, json.loads(line))}
+        except Exception as error:  # the test must hear of it
+            said = {"error": repr(error)}
+        print(json.dumps(said), flush=True)
+
+
+world = World()
+if __name__ == "__main__":
+    asyncio.run(main(sys.argv[1]))
