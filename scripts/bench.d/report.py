@@ -1,0 +1,100 @@
+"""report.py RESULTS FOLDER MACHINE: results as a Markdown table, and the data of the plot."""
+
+import json
+import sys
+
+
+def main(results, folder, machine):
+    with open(results) as file:
+        lines = [json.loads(line) for line in file]
+    sizes = [line for line in lines if line["case"] == "the state's bytes"]
+    lines = [line for line in lines if line not in sizes]
+    ours = {key(line): line for line in lines if line["who"] == "armorer"}
+    table = [
+        f"{machine}. Medians; the ratio is armorer's time to the other's, by the wall clock and by CPU.",
+        "",
+        "| Where | Case | Profiles | Who | Time | CPU | armorer's part: time, CPU | Programs | System calls "
+        "| Syncs | Written | Memory: itself, largest process |",
+        "|---|---|--:|---|--:|--:|--:|--:|--:|--:|--:|--:|",
+    ]
+    for line in lines:
+        cells = [line["where"], line["case"], f"{line['n']:,}", line["who"]]
+        cells += [seconds(line["wall"]), seconds(line["cpu"]), ratio(ours.get(key(line)), line)]
+        cells += [whole(line.get(name)) for name in ["processes", "calls", "syncs"]]
+        cells += [kib(line.get("written"), 1024), memory(line)]
+        table.append(f"| {' | '.join(cells)} |")
+    if sizes:
+        words = [f"{line['wall'] / 1024:,.0f} KiB at {line['n']:,} profiles" for line in sizes]
+        table += ["", f"The state file: {', '.join(words)}."]
+    table += ["", *slopes(ours.values()), ""]
+    with open(f"{folder}/table.md", "w") as file:
+        file.write("\n".join(table))
+    plot_data(lines, folder)
+
+
+def key(line):
+    return line["where"], line["case"], line["n"]
+
+
+def ratio(ours, line):
+    if ours is None or line["who"].startswith("armorer"):
+        return ""
+    parts = [ours[what] / line[what] if line[what] else 0 for what in ("wall", "cpu")]
+    return ", ".join(f"{part:.2f}" for part in parts)
+
+
+def seconds(value):
+    return f"{value * 1000:,.1f} ms" if value < 1 else f"{value:,.2f} s"
+
+
+def whole(value):
+    return "" if value is None else f"{value:,}"
+
+
+def kib(value, unit=1):
+    return "" if value is None else f"{value / unit:,.1f} KiB"
+
+
+def memory(line):
+    if "own KiB" not in line:
+        return ""
+    return f"{line['own KiB'] / 1024:.1f}, {line['largest KiB'] / 1024:.1f} MiB"
+
+
+def slopes(ours):
+    """CPU a profile more, by the smallest and the largest number of profiles of each case."""
+    cases = {}
+    for line in ours:
+        cases.setdefault((line["where"], line["case"]), []).append((line["n"], line["cpu"]))
+    for (where, case), points in sorted(cases.items()):
+        points.sort()
+        (first, low), (last, high) = points[0], points[-1]
+        if first < last:
+            slope = (high - low) / (last - first)
+            middle = [f"{cpu / n * 1e6:,.0f} µs at {n:,}" for n, cpu in points]
+            yield f"- {where}, {case}: {slope * 1e6:,.0f} µs of CPU a further one ({', '.join(middle)} each)."
+
+
+def plot_data(lines, folder):
+    cases = sorted({(line["where"], line["case"]) for line in lines if line["who"] == "armorer"})
+    with open(f"{folder}/plot.data", "w") as data, open(f"{folder}/plot.gnuplot", "w") as plot:
+        plots = []
+        for index, (where, case) in enumerate(cases):
+            print(f'"{where}: {case}"', file=data)
+            points = [(line["n"], line["cpu"]) for line in lines if line["who"] == "armorer"
+                      and (line["where"], line["case"]) == (where, case)]
+            for n, cpu in sorted(points):
+                print(n, cpu * 1000, file=data)
+            print("\n", file=data)
+            plots.append(f'"plot.data" index {index} using 1:2 with linespoints title columnheader(1)')
+        print(
+            "set terminal svg size 900,560 font 'sans,13' background 'white'\nset output 'plot.svg'\n"
+            "set logscale xy\nset xlabel 'profiles, or processes where one is removed'\n"
+            "set ylabel 'CPU of a pass and of what it starts, ms'\nset grid\nset key outside right top\n"
+            f"plot {', '.join(plots)}",
+            file=plot,
+        )
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
