@@ -58,7 +58,9 @@ def kib(value, unit=1):
 def memory(line):
     if "own KiB" not in line:
         return ""
-    return f"{line['own KiB'] / 1024:.1f}, {line['largest KiB'] / 1024:.1f} MiB"
+    # A command that starts nothing may be over before it is sampled; then the kernel's word is all.
+    own = line["own KiB"] if line["processes"] > 1 else line["largest KiB"]
+    return f"{own / 1024:.1f}, {line['largest KiB'] / 1024:.1f} MiB"
 
 
 def slopes(ours):
