@@ -191,6 +191,9 @@ fn it_is_owned_shown_repaired_and_goes_with_the_last_set() {
     kernel::remove(CAGE);
     case.pass().exits(0);
     assert!(is_loaded(CAGE), "its removal was not repaired");
+    kernel::remove(CAGE);
+    case.armorer(&["restore"]).exits(0);
+    assert!(is_loaded(CAGE), "restore left it out");
 
     let other = |arguments: &[&str]| {
         let mut command = case.command(arguments);
