@@ -10,12 +10,13 @@ use serde_json::{Value, json};
 use crate::cluster::{ACCOUNT, Cluster, NODE, map, setting, user};
 use crate::node::profile;
 
-const COMPONENTS: [&str; 5] = [
+const COMPONENTS: [&str; 6] = [
     "api-source",
     "events",
     "check-pods",
     "node-ready",
     "refuse-configmaps",
+    "metrics",
 ];
 const KEY: &str = "armorer/starting";
 
@@ -74,8 +75,18 @@ fn environment(manifests: &str, cluster: &Cluster) -> Vec<(String, String)> {
         .find(|document| document["kind"] == "DaemonSet")
         .unwrap();
     let pod = &daemonset["spec"]["template"]["spec"];
-    assert_eq!(pod["automountServiceAccountToken"], true);
-    let variables = pod["containers"][0]["env"].as_array().unwrap();
+    // Armorer has the token, and nobody else in the pod.
+    assert_eq!(pod["automountServiceAccountToken"], false);
+    for container in pod["containers"].as_array().unwrap() {
+        let mounts = container["volumeMounts"].to_string();
+        let has_token = mounts.contains("/var/run/secrets/kubernetes.io/serviceaccount");
+        assert_eq!(has_token, container["name"] == "armorer", "{container}");
+    }
+    let containers = pod["containers"].as_array().unwrap();
+    let armorer = containers
+        .iter()
+        .find(|container| container["name"] == "armorer");
+    let variables = armorer.unwrap()["env"].as_array().unwrap();
     let named = |name: &str| match name {
         "ARMORER_EVENTS" | "ARMORER_CHECK_PODS" | "ARMORER_CLEAR_TAINT" | "PROFILES_DIR" => true,
         _ => false,
