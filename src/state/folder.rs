@@ -12,7 +12,8 @@
 //!   public/status.json      0644: what others may read
 //! ```
 
-use std::collections::BTreeSet;
+use std::collections::HashSet;
+use std::ffi::OsString;
 use std::fs::TryLockError;
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
@@ -143,11 +144,11 @@ impl Folder {
     }
 
     fn text_path(&self, text: Digest) -> PathBuf {
-        self.path.join(format!("policy/{text}.text"))
+        self.path.join("policy").join(text_name(text))
     }
 
     fn blob_path(&self, blob: Digest) -> PathBuf {
-        self.path.join(format!("policy/{blob}.blob"))
+        self.path.join("policy").join(blob_name(blob))
     }
 
     /// Stores a text and what came of it. Call `sync_policy` before the state names them.
@@ -199,20 +200,21 @@ impl Folder {
         let Ok(entries) = fs::read_dir(self.path.join("policy")) else {
             return;
         };
-        let keep: BTreeSet<PathBuf> = state
+        let keep: HashSet<OsString> = state
             .sets
             .values()
             .flat_map(|set: &Set| {
                 let records = set.profiles.values();
-                let stored = records
-                    .flat_map(|record| [self.text_path(record.text), self.blob_path(record.blob)]);
+                let stored =
+                    records.flat_map(|record| [text_name(record.text), blob_name(record.blob)]);
                 let objects = set.objects.values();
                 let texts = objects.flat_map(|object| object.texts.values());
-                stored.chain(texts.map(|text| self.text_path(*text)))
+                stored.chain(texts.map(|text| text_name(*text)))
             })
+            .map(OsString::from)
             .collect();
         for entry in entries.flatten() {
-            if !keep.contains(&entry.path()) {
+            if !keep.contains(&entry.file_name()) {
                 let _ = fs::remove_file(entry.path());
             }
         }
@@ -279,6 +281,14 @@ impl Folder {
         }
         replace(&self.status_path(), json, 0o644)
     }
+}
+
+fn text_name(text: Digest) -> String {
+    format!("{text}.text")
+}
+
+fn blob_name(blob: Digest) -> String {
+    format!("{blob}.blob")
 }
 
 fn read_limited(path: &Path, limit: u64) -> Result<Vec<u8>, String> {
