@@ -12,13 +12,14 @@ use crate::sweep::{InForce, Node, chosen, faults, kills, sweep, undisturbed};
 use crate::trace::{At, Kernel, Trace, named, run};
 
 const POLICY: &str = "sys/kernel/security/apparmor";
+const THEIRS: [&str; 2] = ["docker-default", "custom.foreign"];
 const FAMILY: &str = "profile custom.family {
   file,
   profile kid { file, }
 }
 ";
 
-struct Native {
+pub(crate) struct Native {
     folder: Folder,
     /// The folder as it is before the pass.
     before: PathBuf,
@@ -27,13 +28,13 @@ struct Native {
 impl Native {
     /// A node before a pass that has to load, replace, remove a child and remove a profile, while
     /// processes are confined by the rest, one of them by a profile that nobody wants any more.
-    fn new(number: usize) -> Self {
+    pub(crate) fn new(number: usize) -> Self {
         let folder = Folder::new();
         let before =
             std::env::temp_dir().join(format!("armorer-kill-{}-{number}", std::process::id()));
         let native = Self { folder, before };
         let node = &native.folder;
-        for (pid, name) in [(90, "docker-default"), (91, "custom.foreign")] {
+        for (pid, name) in [(90, THEIRS[0]), (91, THEIRS[1])] {
             node.load(name, &profile(name));
             node.process(pid, "theirs", &format!("{name} (enforce)"));
         }
@@ -83,15 +84,87 @@ impl Native {
     }
 
     fn run(&self, program: &[String], at: Option<At>) -> Trace {
+        self.synced_run(program, at, true)
+    }
+
+    /// As `run`; unless `synced`, no fsync is made.
+    fn synced_run(&self, program: &[String], at: Option<At>, synced: bool) -> Trace {
         let folder = self.folder.path(POLICY);
+        let obey = |file: &str| self.obey(file);
         run(
             program,
             Some(&Kernel {
                 folder,
-                obey: &|file| self.obey(file),
+                obey: &obey,
+                synced,
             }),
             at,
         )
+    }
+
+    fn reconcile(&self) -> Vec<String> {
+        let more = [
+            "--remove-after",
+            "0s",
+            "--copy-to",
+            "/copies",
+            "--metrics-file",
+            "/metrics.prom",
+        ];
+        self.armorer("reconcile", "profiles", &more)
+    }
+
+    /// The pass, as `synced_run` does it.
+    pub(crate) fn synced_pass(&self, at: Option<At>, synced: bool) -> Trace {
+        self.synced_run(&self.reconcile(), at, synced)
+    }
+
+    /// Puts the state folder at `dir`, and a link in its place.
+    pub(crate) fn keep_state_in(&self, dir: &Path) {
+        let state = self.before.join("var/lib/armorer");
+        copy(&state, dir);
+        fs::remove_dir_all(&state).unwrap();
+        std::os::unix::fs::symlink(dir, state).unwrap();
+        copy(dir, &dir.with_extension("before"));
+    }
+
+    /// Puts back the state folder that `keep_state_in` has moved.
+    pub(crate) fn reset_state(&self) {
+        let dir = fs::read_link(self.before.join("var/lib/armorer")).unwrap();
+        fs::remove_dir_all(&dir).unwrap();
+        copy(&dir.with_extension("before"), &dir);
+    }
+
+    /// Puts everything back that is not in the state folder that `keep_state_in` has moved.
+    pub(crate) fn reset_folder(&self) {
+        fs::remove_dir_all(self.folder.path("")).unwrap();
+        copy(&self.before, &self.folder.path(""));
+    }
+
+    /// Another boot: no process, and no policy but that of others.
+    pub(crate) fn boot(&self) {
+        for name in self
+            .in_force()
+            .into_keys()
+            .filter(|name| !THEIRS.contains(&&**name))
+        {
+            self.folder.unload(&name);
+        }
+        for pid in 100..=103 {
+            self.folder.remove(&format!("proc/{pid}"));
+        }
+        self.folder
+            .write("proc/sys/kernel/random/boot_id", "another\n");
+    }
+
+    pub(crate) fn restore(&self) -> Trace {
+        let words = [
+            named("ARMORER_BIN"),
+            "restore".into(),
+            "--root".into(),
+            self.folder.arg(""),
+        ];
+        self.run(&words, None)
     }
 
     fn obey(&self, file: &str) {
@@ -122,20 +195,14 @@ impl Drop for Native {
 
 impl Node for Native {
     fn reset(&self) {
-        fs::remove_dir_all(self.folder.path("")).unwrap();
-        copy(&self.before, &self.folder.path(""));
+        self.reset_folder();
+        if self.before.join("var/lib/armorer").is_symlink() {
+            self.reset_state();
+        }
     }
 
     fn pass(&self, at: Option<At>) -> Trace {
-        let more = [
-            "--remove-after",
-            "0s",
-            "--copy-to",
-            "/copies",
-            "--metrics-file",
-            "/metrics.prom",
-        ];
-        self.run(&self.armorer("reconcile", "profiles", &more), at)
+        self.synced_pass(at, true)
     }
 
     fn plan(&self) -> i32 {

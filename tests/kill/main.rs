@@ -6,6 +6,7 @@ mod guest;
 #[allow(dead_code, reason = "shared with tests/it")]
 #[path = "../it/node.rs"]
 mod node;
+mod power;
 mod soak;
 #[allow(dead_code, unused_imports, reason = "shared with tests/guest")]
 #[path = "../guest/support/mod.rs"]

@@ -36,8 +36,8 @@ pub(crate) trait Node {
 /// What an undisturbed pass comes to.
 pub(crate) struct Undisturbed {
     pub(crate) calls: Vec<Call>,
-    before: InForce,
-    after: InForce,
+    pub(crate) before: InForce,
+    pub(crate) after: InForce,
     files: BTreeSet<String>,
     repairs: u64,
 }
@@ -94,10 +94,11 @@ struct Outcome {
 
 /// Does `points` on nodes that `make` makes, as many at once as there are, and prints the table.
 /// Panics if anything did not hold at any of them.
-pub(crate) fn sweep<N: Node>(title: &str, nodes: &[(N, Undisturbed)], points: &[(At, String)])
-where
-    N: Sync,
-{
+pub(crate) fn sweep<N: Node + Sync>(
+    title: &str,
+    nodes: &[(N, Undisturbed)],
+    points: &[(At, String)],
+) {
     let start = Instant::now();
     let next = AtomicUsize::new(0);
     let outcomes = Mutex::new(Vec::new());

@@ -52,6 +52,8 @@ pub(crate) struct Trace {
 pub(crate) struct Kernel<'a> {
     pub(crate) folder: PathBuf,
     pub(crate) obey: &'a dyn Fn(&str),
+    /// Otherwise no fsync is made, though the program believes it.
+    pub(crate) synced: bool,
 }
 
 /// Runs `program` to its end, with an empty environment but for PATH.
@@ -73,6 +75,9 @@ pub(crate) fn run(program: &[String], kernel: Option<&Kernel>, at: Option<At>) -
         });
     }
     command.arg("--").args(program).env_clear();
+    if kernel.is_some_and(|kernel| !kernel.synced) {
+        command.env("TRACER_NO_FSYNC", "1");
+    }
     command.env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
     let piped = Stdio::piped;
     command.stdin(piped()).stdout(piped()).stderr(piped());

@@ -13,6 +13,8 @@
  * `replace` or `remove` is printed, and PROGRAM stands still until a byte comes on stdin: whoever
  * reads is the kernel.
  *
+ * With TRACER_NO_FSYNC in the environment no fsync or fdatasync is made, and each returns 0.
+ *
  * LOG gets a line for each call, in the order of their starts:
  *     PROCESS CALL NAME RESULT MARK PATH
  * RESULT is ? if it never returned; MARK is w for an open to write, ! where ACTION was done, or -.
@@ -44,7 +46,8 @@ struct process {
     long record; /* index of the call that it is in, or -1 */
     int counted; /* from the first exec on */
     int started; /* its first SIGSTOP was seen */
-    int force;   /* the result is forced */
+    int force;   /* the result is forced, to this: */
+    long forced;
     int alive;
 };
 struct record {
@@ -147,7 +150,7 @@ static void ask_kernel(const char *kernel, const struct record *record) {
 static const char *kernel;
 static int target = -1, kills;
 static long call = -1, result;
-static int ended = -1;
+static int ended = -1, no_fsync;
 
 static void enter(struct process *p, const struct __ptrace_syscall_info *info) {
     if (record_count == record_room) {
@@ -161,6 +164,11 @@ static void enter(struct process *p, const struct __ptrace_syscall_info *info) {
                          .number = (long)info->entry.nr, .mark = '-'};
     /* Whoever does something already knows the calls: only the kernel's files matter then. */
     if (call < 0 || (kernel[0] != '-' && r->number == SYS_write)) describe(r, p->pid, info->entry.args);
+    if (no_fsync && (r->number == SYS_fsync || r->number == SYS_fdatasync)) {
+        set_register(p->pid, offsetof(struct user, regs.orig_rax), -1);
+        p->force = 1;
+        p->forced = 0;
+    }
     if (r->process != target || r->call != call) return;
     r->mark = '!';
     target = -1;
@@ -169,6 +177,7 @@ static void enter(struct process *p, const struct __ptrace_syscall_info *info) {
     } else {
         set_register(p->pid, offsetof(struct user, regs.orig_rax), -1);
         p->force = 1;
+        p->forced = result;
     }
 }
 
@@ -197,8 +206,8 @@ static void leave(struct process *p, const struct __ptrace_syscall_info *info) {
     struct record *r = &records[p->record];
     r->result = (long)info->exit.rval;
     if (p->force) {
-        set_register(p->pid, offsetof(struct user, regs.rax), result);
-        r->result = result;
+        set_register(p->pid, offsetof(struct user, regs.rax), p->forced);
+        r->result = p->forced;
         p->force = 0;
     }
     r->returned = 1;
@@ -243,6 +252,7 @@ int main(int argc, char **argv) {
     const char *log = argv[1];
     int at = 3, status;
     kernel = argv[2];
+    no_fsync = getenv("TRACER_NO_FSYNC") != NULL;
     if (strcmp(argv[3], "--")) {
         if (argc < 8) { errno = EINVAL; die("usage"); }
         target = atoi(argv[3]);

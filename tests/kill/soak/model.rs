@@ -99,7 +99,7 @@ impl Model {
     }
 
     /// Whether no process but those of others is confined by a profile of armorer's.
-    pub(crate) fn nobody_else(&self) -> bool {
+    pub(crate) fn nobody_else() -> bool {
         !labels()
             .iter()
             .any(|label| label.contains("custom.s") || label.contains("custom.always"))
