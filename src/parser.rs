@@ -319,7 +319,7 @@ pub(crate) fn explained(stderr: &str, status: i32) -> Refusal {
 
 fn not_begun(name: &str) -> Refusal {
     Refusal::new(
-        RefusalKind::CompileTimeout,
+        RefusalKind::NotCompiled,
         format!("{name} was not compiled: the time for this pass was up before its turn"),
     )
 }

@@ -3,7 +3,7 @@
 use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 
-use crate::node::{Node, Run, assert_plain, profile};
+use crate::node::{Node, Run, assert_plain, parser, profile};
 
 /// A plan of one profile with the compiler `script`.
 fn plan(script: &str, arguments: &[&str]) -> Run {
@@ -63,6 +63,46 @@ fn the_deadline_of_the_pass_counts_too() {
         run.stdout()
             .contains("✗ refused   custom.a was not compiled"),
         "{run}"
+    );
+}
+
+/// Large texts that take for ever come first; in the next pass they are held, and what had no turn
+/// has it.
+#[test]
+fn what_had_no_turn_is_the_next_passes_first() {
+    let node = Node::new();
+    node.want("custom.good", profile("custom.good"));
+    let bomb = format!("{}# bomb {}\n", profile("custom.bomb"), "x".repeat(9000));
+    node.want("custom.bomb", bomb);
+    let real = parser();
+    let real = real.display();
+    node.write(
+        "parser",
+        format!("#!/bin/sh\ngrep -q bomb /proc/self/fd/0 && exec sleep 60\nexec {real} \"$@\"\n"),
+    );
+    let path = node.path("parser");
+    std::fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).unwrap();
+    let path = node.arg("parser");
+    let pass = |deadline| {
+        node.reconcile(&["--parser", &path, "--jobs", "1", "--deadline", deadline])
+            .assert(1)
+    };
+    let first = pass("1s");
+    assert!(
+        first
+            .stderr()
+            .contains("custom.good was not compiled: the time"),
+        "{first}"
+    );
+    assert_eq!(node.written(), b"");
+    let second = pass("60s");
+    assert!(
+        second.stderr().contains("+ load      custom.good"),
+        "{second}"
+    );
+    assert!(
+        !second.stderr().contains("custom.good was not compiled"),
+        "{second}"
     );
 }
 
