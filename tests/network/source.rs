@@ -123,7 +123,7 @@ fn a_client_certificate_serves_instead_of_a_token() {
     pass("client").assert(0);
     assert_eq!(cluster.asked(), [GET]);
     // It is refused only after the handshake, by a connection that ends.
-    pass("strange-client").fails(3, &["armorer-profiles: the server closed the connection"]);
+    pass("strange-client").fails(3, &["is the API server up"]);
 }
 
 #[test]
