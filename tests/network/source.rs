@@ -139,6 +139,41 @@ fn a_token_that_was_rotated_is_read_anew() {
     cluster.reconcile(&[]).assert(0);
 }
 
+/// In a mount namespace of its own, where the account's folder lies as the kubelet mounts it.
+#[test]
+fn in_a_pod_server_token_and_authority_are_where_the_kubelet_puts_them() {
+    const AS_A_POD: &str = "mount -t tmpfs none /run
+        account=/var/run/secrets/kubernetes.io/serviceaccount
+        mkdir -p $account
+        cp \"$1\" $account/token
+        cp \"$2\" $account/ca.crt
+        shift 2
+        exec \"$@\"";
+    let cluster = Cluster::settled(&["custom.a"]);
+    let url = cluster.url();
+    let pass = |token: &str| {
+        let output = std::process::Command::new("unshare")
+            .args(["--mount", "sh", "-ec", AS_A_POD, "sh", token])
+            .args([&certificate("authority.pem"), env!("CARGO_BIN_EXE_armorer")])
+            .args(["reconcile", SOURCE, "--root"])
+            .arg(cluster.node.path(""))
+            .env("ARMORER_BASE", cluster.node.path("base"))
+            .env("KUBERNETES_SERVICE_HOST", "127.0.0.1")
+            .env("KUBERNETES_SERVICE_PORT", url.rsplit(':').next().unwrap())
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        (output.status.code(), said)
+    };
+    let (code, said) = pass(&cluster.node.arg("token"));
+    assert_eq!(code, Some(0), "{said}");
+    assert_eq!(cluster.asked(), [GET]);
+    cluster.node.write("another", "not-a-token\n");
+    let (code, said) = pass(&cluster.node.arg("another"));
+    assert_eq!(code, Some(3), "{said}");
+    assert!(said.contains("401 Unauthorized"), "{said}");
+}
+
 #[test]
 fn the_token_is_seen_nowhere() {
     let cluster = Cluster::settled(&["custom.a"]);
