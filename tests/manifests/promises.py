@@ -168,6 +168,10 @@ def check_other(file, thing):
             expect(labels.get("pod-security.kubernetes.io/enforce") == "privileged", where, "a namespace that admits its pods")
 
 
+# An overlay that is lost from kustomize/ and manifests/ alike differs from nothing.
+OVERLAYS = ["boot", "boot-uninstall", "canary", "cronjob", "daemonset", "kapparmor", "uninstall"]
+
+
 def main(folders):
     files = [file for folder in folders for file in sorted(pathlib.Path(folder).glob("*.yaml"))]
     pods = 0
@@ -183,6 +187,8 @@ def main(folders):
     tags = [f for f in (TOP / "kustomize").rglob("*.yaml") if re.search(rf"armorer:{VERSION}|newTag: {VERSION}", f.read_text())]
     ours = [f for f in tags if "examples" not in f.parts]
     expect(ours == [TOP / "kustomize/components/image/kustomization.yaml"], f"kustomize/: {ours}", "naming the tag in one place")
+    there = sorted(file.stem for file in (TOP / "manifests").glob("*.yaml"))
+    expect(there == OVERLAYS, f"manifests/: {there}", f"having {OVERLAYS}")
     if pods < 8:
         failures.append(f"only {pods} workloads were looked at")
     print("\n".join(failures) or f"promises: {sum(seen.values())} assertions of {len(seen)} kinds hold for {pods} workloads in {len(files)} files")
