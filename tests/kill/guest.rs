@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 
 use crate::support::kernel::{compile, loaded, remove, remove_all, replace};
 use crate::support::{confined, process::label, until};
-use crate::sweep::{InForce, Node, all, chosen, faults, kills, sweep, undisturbed};
+use crate::sweep::{InForce, Node, all, faults, kills, kills_at_writes, sweep, undisturbed};
 use crate::trace::{At, Trace, named, run};
 
 const DIR: &str = "/tmp/kill";
@@ -219,7 +219,17 @@ fn in_force() -> InForce {
 fn sweep_all(compiling: bool, words: &str) {
     let guest = Guest::new(compiling);
     let undisturbed = undisturbed(&guest);
-    let killed = chosen(&undisturbed.calls, kills(&undisturbed.calls), 100);
+    let calls = &undisturbed.calls;
+    let killed = if all() {
+        kills(calls)
+    } else {
+        kills_at_writes(calls)
+    };
+    println!(
+        "\nan unkilled pass makes {} calls; killed at {}",
+        calls.len(),
+        killed.len()
+    );
     let failing = faults(&undisturbed.calls, !all());
     let nodes = [(guest, undisturbed)];
     sweep(&format!("SIGKILL, real kernel, {words}"), &nodes, &killed);

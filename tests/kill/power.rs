@@ -12,7 +12,7 @@ use std::process::Command;
 
 use crate::folder::Native;
 use crate::sweep::{Node as _, Undisturbed, all, undisturbed};
-use crate::trace::{At, Deed};
+use crate::trace::{At, By, Deed};
 
 struct Disk {
     native: Native,
@@ -29,7 +29,7 @@ enum Others {
 
 impl Disk {
     fn new() -> Self {
-        let native = Native::new(0);
+        let native = Native::new(0, true);
         let dir = std::env::temp_dir().join(format!("armorer-power-{}", std::process::id()));
         fs::create_dir_all(dir.join("mnt")).unwrap();
         sh(
@@ -157,6 +157,7 @@ fn the_power_cut_anywhere_in_a_pass() {
     let moments = writes.map(|call| {
         Some(At {
             process: 0,
+            by: By::Calls,
             number: call.number + 1,
             deed: Deed::Kill,
         })

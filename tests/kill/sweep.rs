@@ -6,7 +6,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
-use crate::trace::{At, Call, Deed, Trace};
+use crate::trace::{At, By, Call, Deed, Trace};
 
 /// What the kernel holds: each name, with what tells its contents apart.
 pub(crate) type InForce = BTreeMap<String, Vec<u8>>;
@@ -120,11 +120,6 @@ pub(crate) fn sweep<N: Node + Sync>(
     });
     let outcomes = outcomes.into_inner().unwrap();
     table(title, &outcomes, start.elapsed().as_secs());
-    let shorter = outcomes.iter().filter(|o| o.ended == SHORTER).count();
-    assert!(
-        shorter * 50 <= points.len(),
-        "{shorter} points were not reached"
-    );
     let mut wrong: Vec<&Outcome> = outcomes.iter().filter(|o| o.wrong.is_some()).collect();
     wrong.sort_by_key(|o| (o.at.process, o.at.number));
     for outcome in wrong.iter().take(40) {
@@ -134,6 +129,11 @@ pub(crate) fn sweep<N: Node + Sync>(
             at.process, at.number, outcome.call, at.deed
         );
     }
+    let shorter = outcomes.iter().filter(|o| o.ended == SHORTER).count();
+    assert!(
+        shorter * 50 <= points.len(),
+        "{shorter} points were not reached"
+    );
     assert_eq!(outcomes.len(), points.len(), "not every point was tried");
     assert!(
         wrong.is_empty(),
@@ -159,7 +159,7 @@ fn point(node: &dyn Node, expected: &Undisturbed, at: At) -> (i32, Option<String
         }
     };
     let calls = trace.calls.iter().filter(|call| call.process == at.process);
-    if trace.ended == 0 && calls.count() < at.number {
+    if at.by == By::Calls && trace.ended == 0 && calls.count() < at.number {
         return (SHORTER, None);
     }
     let wrong = hit(&trace, at)
@@ -178,10 +178,11 @@ fn point(node: &dyn Node, expected: &Undisturbed, at: At) -> (i32, Option<String
 }
 
 fn hit(trace: &Trace, at: At) -> Option<String> {
-    let hits = trace.calls.iter().filter(|call| call.hit);
-    let there = hits
-        .map(|call| (call.process, call.number))
-        .eq([(at.process, at.number)]);
+    let mut hits = trace.calls.iter().filter(|call| call.hit);
+    let right = |call: &Call| {
+        call.process == at.process && (at.by != By::Calls || call.number == at.number)
+    };
+    let there = hits.next().is_some_and(right) && hits.next().is_none();
     (!there).then(|| "this call was not made".to_owned())
 }
 
@@ -198,10 +199,11 @@ fn ended_well(trace: &Trace, at: At, node: &dyn Node, expected: &Undisturbed) ->
     }
     if [1, 3].contains(&trace.ended) && trace.said.trim().is_empty() {
         // Where every write fails, nothing can be said.
-        let silenced = trace
-            .calls
-            .iter()
-            .any(|c| c.hit && c.path.contains("pipe:"));
+        let made = writing(&expected.calls).into_iter();
+        let mut made = made.filter(|(n, c)| (c.process, *n) == (at.process, at.number));
+        let silenced = made
+            .next()
+            .is_some_and(|(_, call)| call.path.contains("pipe:"));
         return (!silenced).then(|| "it failed without a word".into());
     }
     None
@@ -324,12 +326,44 @@ pub(crate) fn kills(calls: &[Call]) -> Vec<(At, String)> {
     let kill = |call: &Call| {
         let at = At {
             process: call.process,
+            by: By::Calls,
             number: call.number,
             deed: Deed::Kill,
         };
         (at, call.name.clone())
     };
     calls.iter().map(kill).collect()
+}
+
+/// The calls that write, each with its number among those of its process.
+fn writing(calls: &[Call]) -> Vec<(usize, &Call)> {
+    let mut counts: BTreeMap<usize, usize> = BTreeMap::new();
+    let writing = calls.iter().filter(|call| call.writes());
+    let counted = writing.map(|call| {
+        let count = counts.entry(call.process).or_default();
+        *count += 1;
+        (*count, call)
+    });
+    counted.collect()
+}
+
+/// A kill at each call that writes, and at the one after it: every state of disk and kernel that
+/// a kill can leave, however many processes there are to look at in between.
+pub(crate) fn kills_at_writes(calls: &[Call]) -> Vec<(At, String)> {
+    let points = writing(calls).into_iter().flat_map(|(number, call)| {
+        [By::Writes, By::AfterWrites].map(|by| {
+            let (process, deed) = (call.process, Deed::Kill);
+            let at = At {
+                process,
+                by,
+                number,
+                deed,
+            };
+            let after = if by == By::Writes { "" } else { "after " };
+            (at, format!("{after}{}", call.name))
+        })
+    });
+    points.collect()
 }
 
 /// Each call that writes, failing in each way that a disk has, and interrupted; or with `few` in
@@ -342,20 +376,23 @@ pub(crate) fn faults(calls: &[Call], few: bool) -> Vec<(At, String)> {
         ("EACCES", 13),
         ("EINTR", 4),
     ];
-    let writing = calls.iter().filter(|call| call.writes());
-    let failing = writing.enumerate().flat_map(|(n, call)| {
-        let mine = move |way: &usize| !few || n % ERRORS.len() == *way;
-        (0..ERRORS.len()).filter(mine).map(|way| {
-            let (word, errno) = ERRORS[way];
-            let deed = Deed::Fail(errno);
-            let at = At {
-                process: call.process,
-                number: call.number,
-                deed,
-            };
-            (at, format!("{} {word}", call.name))
-        })
-    });
+    let failing = writing(calls)
+        .into_iter()
+        .enumerate()
+        .flat_map(|(n, (number, call))| {
+            let mine = move |way: &usize| !few || n % ERRORS.len() == *way;
+            (0..ERRORS.len()).filter(mine).map(move |way| {
+                let (word, errno) = ERRORS[way];
+                let (process, by, deed) = (call.process, By::Writes, Deed::Fail(errno));
+                let at = At {
+                    process,
+                    by,
+                    number,
+                    deed,
+                };
+                (at, format!("{} {word}", call.name))
+            })
+        });
     failing.collect()
 }
 

@@ -31,10 +31,21 @@ pub(crate) enum Deed {
     Fail(i32),
 }
 
+/// Which calls are counted to find one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum By {
+    Calls,
+    /// The calls that write.
+    Writes,
+    /// The same, and the next call is the one.
+    AfterWrites,
+}
+
 /// A call, and what is done instead.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct At {
     pub(crate) process: usize,
+    pub(crate) by: By,
     pub(crate) number: usize,
     pub(crate) deed: Deed,
 }
@@ -68,7 +79,12 @@ pub(crate) fn run(program: &[String], kernel: Option<&Kernel>, at: Option<At>) -
     command.arg(&log);
     command.arg(kernel.map_or(Path::new("-"), |kernel| &kernel.folder));
     if let Some(at) = at {
-        command.args([at.process.to_string(), at.number.to_string()]);
+        let number = match at.by {
+            By::Calls => at.number.to_string(),
+            By::Writes => format!("w{}", at.number),
+            By::AfterWrites => format!("w{}+", at.number),
+        };
+        command.args([at.process.to_string(), number]);
         command.arg(match at.deed {
             Deed::Kill => "kill".to_owned(),
             Deed::Fail(errno) => format!("return=-{errno}"),

@@ -6,7 +6,9 @@
  * strace counts by the name of the call and cannot tell the child from its parent, so it cannot
  * name each call once.
  *
- * PROCESS 0 is PROGRAM, 1 its first child and so on; CALL 1 is the first after its start.
+ * PROCESS 0 is PROGRAM, 1 its first child and so on; CALL 1 is the first after its start, w1 the
+ * first that writes, w1+ the one after that: a scan of /proc makes as many calls as there are
+ * processes, and none of those writes.
  * A call that the kernel starts again after a signal is counted once.
  *
  * KERNEL is - or a folder. After each write to KERNEL/.replace or KERNEL/.remove the word
@@ -48,6 +50,8 @@ struct process {
     int started; /* its first SIGSTOP was seen */
     int force;   /* the result is forced, to this: */
     long forced;
+    long writes; /* how many of its calls write */
+    int due;     /* the next call is the one */
     int alive;
 };
 struct record {
@@ -150,7 +154,29 @@ static void ask_kernel(const char *kernel, const struct record *record) {
 static const char *kernel;
 static int target = -1, kills;
 static long call = -1, result;
+static int by_writes, after;
 static int ended = -1, no_fsync;
+
+/* Whether a full, broken or read-only disk could make it fail: as Call::writes of trace.rs. */
+static int writes(const struct record *r, const __uint64_t *args) {
+    const char *list[] = {"write", "writev", "pwrite64", "mkdir", "mkdirat", "rename", "renameat",
+                          "renameat2", "unlink", "unlinkat", "rmdir", "fsync", "fdatasync",
+                          "ftruncate", "chmod", "fchmod", "fchmodat", "flock", "memfd_create", NULL};
+    const char *name = name_of(r->number);
+    for (const char **p = list; *p; p++)
+        if (!strcmp(*p, name)) return 1;
+    long flags = r->number == SYS_open ? (long)args[1] : r->number == SYS_openat ? (long)args[2] : 0;
+    return (flags & (O_WRONLY | O_RDWR | O_CREAT)) != 0;
+}
+
+static int is_the_call(struct process *p, const struct record *r, const __uint64_t *args) {
+    if (r->process != target) return 0;
+    if (!by_writes) return r->call == call;
+    if (p->due) return 1;
+    if (!writes(r, args) || ++p->writes != call) return 0;
+    p->due = after;
+    return !after;
+}
 
 static void enter(struct process *p, const struct __ptrace_syscall_info *info) {
     if (record_count == record_room) {
@@ -169,7 +195,7 @@ static void enter(struct process *p, const struct __ptrace_syscall_info *info) {
         p->force = 1;
         p->forced = 0;
     }
-    if (r->process != target || r->call != call) return;
+    if (!is_the_call(p, r, info->entry.args)) return;
     r->mark = '!';
     target = -1;
     if (kills) {
@@ -256,7 +282,9 @@ int main(int argc, char **argv) {
     if (strcmp(argv[3], "--")) {
         if (argc < 8) { errno = EINVAL; die("usage"); }
         target = atoi(argv[3]);
-        call = atol(argv[4]);
+        by_writes = argv[4][0] == 'w';
+        call = atol(argv[4] + by_writes);
+        after = argv[4][strlen(argv[4]) - 1] == '+';
         kills = !strcmp(argv[5], "kill");
         if (!kills) result = atol(argv[5] + strlen("return="));
         at = 6;
