@@ -22,6 +22,7 @@ use crate::own_policy::{self, Cage};
 use crate::parser::Compiler;
 use crate::plan::{Candidate, Change, Policy, about, parent};
 use crate::profile::{Digest, ProfileName, RawProfile, Refusal, RefusalKind};
+use crate::report::heartbeat::Heartbeat;
 use crate::report::{Report, ending};
 use crate::settings::{Common, Confine, Pass as Settings, RemoveAfter};
 use crate::source::{self, Content, Reading, Source};
@@ -178,7 +179,7 @@ fn run_locked(
         compiler,
         wish,
     };
-    if pass.nothing_changed(&state, &kernel, &mut includes) {
+    if pass.nothing_changed(&state, folder, &kernel, &mut includes) {
         let set = state.sets.remove(&common.set);
         return Ok(Report::unchanged(set.unwrap_or_default()));
     }
@@ -304,7 +305,13 @@ fn rules_digest(settings: &Settings) -> Digest {
 
 impl Pass<'_> {
     /// Whether record, source and kernel all say that the last pass's result still stands.
-    fn nothing_changed(&self, state: &State, kernel: &Kernel, includes: &mut Includes) -> bool {
+    fn nothing_changed(
+        &self,
+        state: &State,
+        folder: &Folder,
+        kernel: &Kernel,
+        includes: &mut Includes,
+    ) -> bool {
         let Some(set) = state.sets.get(&self.settings.common.set) else {
             return false;
         };
@@ -329,6 +336,8 @@ impl Pass<'_> {
             && set.objects == self.objects
             && set.kernel_revision.is_some()
             && set.kernel_revision == kernel.revision()
+            && Heartbeat::read(folder, &self.settings.common.set)
+                .is_some_and(|heartbeat| heartbeat.state == Some(folder.saved()))
             && set
                 .includes
                 .iter()

@@ -27,6 +27,7 @@ pub(crate) fn tell(
     let now = Stamp::now();
     let took = started.elapsed();
     let mut heartbeat = Heartbeat::after(previous, now, boot_id, took, result);
+    heartbeat.state = result.is_ok().then(|| folder.saved());
     let Some(file) = &settings.metrics_file else {
         return heartbeat.write(folder, name);
     };

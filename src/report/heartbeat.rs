@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::{Report, SCHEMA};
 use crate::clock::{Stamp, Time};
 use crate::error::{Error, Exit};
+use crate::profile::Digest;
 use crate::state::folder::Folder;
 
 /// How a pass ended, and what is carried from pass to pass.
@@ -25,6 +26,10 @@ pub(crate) struct Heartbeat {
     /// Nothing is refused, in conflict or otherwise in the way.
     pub(crate) clean: bool,
     pub(crate) reason: String,
+    /// The state that the pass left, none if it failed: a pass that was killed after it had saved
+    /// the state has left the rest undone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) state: Option<Digest>,
     /// How long the pass took.
     #[serde(default)]
     pub(crate) milliseconds: u64,
@@ -100,6 +105,7 @@ impl Heartbeat {
             ready,
             clean,
             reason,
+            state: None,
             milliseconds: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
             last_converged,
             passes,

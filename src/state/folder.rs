@@ -143,6 +143,11 @@ impl Folder {
         Ok(())
     }
 
+    /// The digest of what state.json holds, as far as this process knows.
+    pub(crate) fn saved(&self) -> Digest {
+        Digest::of(&self.saved)
+    }
+
     fn text_path(&self, text: Digest) -> PathBuf {
         self.path.join("policy").join(text_name(text))
     }
