@@ -300,7 +300,7 @@ fn after_the_deadline_nothing_starts() {
             kinds.push(result.unwrap_err().kind);
         },
     );
-    assert_eq!(kinds, [RefusalKind::CompileTimeout; 2]);
+    assert_eq!(kinds, [RefusalKind::NotCompiled; 2]);
 }
 
 #[test]
