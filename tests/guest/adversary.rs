@@ -220,7 +220,6 @@ fn includes_of_what_is_none_of_its_business() {
         "\"/dev/zero\"",
         "\"/dev/stdin\"",
         "<fifo>",
-        "<loop>",
         "\"custom.x\"",
         "<custom.x>",
         "<abstractions/nope\u{1b}[31m>",
@@ -233,6 +232,11 @@ fn includes_of_what_is_none_of_its_business() {
         };
         said.push_str(&is_refused(&text, &[("custom.x", &text)], ""));
     }
+    // The compiler includes a file once.
+    let text = "include <loop>\nprofile custom.x { file, }";
+    let (_case, run) = attack(&[("custom.x", text)], &[]);
+    assert_clean(&run.said);
+    said.push_str(&run.said);
     let text = "abi \"/etc/shadow\",\nprofile custom.x { file, }";
     said.push_str(&is_refused(text, &[("custom.x", text)], ""));
     sh("mv /etc/shadow.kept /etc/shadow; rm -f /etc/apparmor.d/fifo /etc/apparmor.d/loop");
