@@ -78,7 +78,11 @@ impl Server {
         source: &str,
         known: &BTreeMap<String, Version>,
     ) -> Result<Vec<Part>, Error> {
-        read_parts(&[Source::parse(source).unwrap()], &self.settings(120), known)
+        read_parts(
+            &[Source::parse(source).unwrap()],
+            &self.settings(120),
+            known,
+        )
     }
 
     pub(crate) fn lines(&self) -> Vec<String> {
