@@ -5,7 +5,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
-use crate::support::kernel::{compile, loaded, remove, remove_all, replace};
+use crate::support::kernel::{compile, contents, loaded, remove, remove_all, replace, settle};
 use crate::support::{confined, process::label, until};
 use crate::sweep::{InForce, Node, all, faults, kills, kills_at_writes, sweep, undisturbed};
 use crate::trace::{At, Trace, named, run};
@@ -63,7 +63,7 @@ impl Guest {
             texts.insert(1, FAMILY[1]);
         }
         copy("state", "before");
-        let theirs = in_force()
+        let theirs = contents()
             .into_iter()
             .filter(|(name, _)| THEIRS.contains(&&**name))
             .collect();
@@ -90,8 +90,13 @@ impl Node for Guest {
         if loaded().contains_key("custom.new") {
             remove("custom.new");
         }
-        for blob in &self.blobs {
+        settle();
+        for (number, blob) in self.blobs.iter().enumerate() {
             replace(blob);
+            // The next may be what this one has replaced.
+            if number == 0 {
+                settle();
+            }
         }
         copy("before", "state");
     }
@@ -118,7 +123,7 @@ impl Node for Guest {
     }
 
     fn in_force(&self) -> InForce {
-        in_force()
+        contents()
     }
 
     fn state_dir(&self) -> PathBuf {
@@ -137,7 +142,7 @@ impl Node for Guest {
                 return Some(format!("a process under {name} is now {now}"));
             }
         }
-        let now = in_force();
+        let now = contents();
         let touched = self
             .theirs
             .iter()
@@ -195,25 +200,6 @@ fn copy(from: &str, to: &str) {
         format!("{DIR}/{to}"),
     ];
     assert!(Command::new("cp").args(words).status().unwrap().success());
-}
-
-/// Each loaded name, with the hash of the blob that brought it.
-fn in_force() -> InForce {
-    let mut names: InForce = loaded()
-        .into_keys()
-        .map(|name| (name, Vec::new()))
-        .collect();
-    for entry in fs::read_dir("/sys/kernel/security/apparmor/policy/profiles")
-        .unwrap()
-        .flatten()
-    {
-        let read = |file| fs::read_to_string(entry.path().join(file));
-        let hash = read("raw_sha256").or_else(|_| read("raw_sha1"));
-        if let (Ok(name), Ok(hash)) = (read("name"), hash) {
-            names.insert(name.trim_end().to_owned(), hash.into_bytes());
-        }
-    }
-    names
 }
 
 fn sweep_all(compiling: bool, words: &str) {

@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::support::kernel::{compile, loaded, remove, remove_all, replace};
+use crate::support::kernel::{compile, contents, loaded, remove, remove_all, replace, settle};
 use crate::support::{sh, until};
 use crate::trace::named;
 use model::{Held, Model, Text};
@@ -147,7 +147,7 @@ impl Soak {
             model: Model::default(),
             counts: BTreeMap::new(),
             interfered: BTreeMap::new(),
-            theirs: model::hashes()
+            theirs: contents()
                 .into_iter()
                 .filter(|(name, _)| THEIRS.contains(&&**name))
                 .collect(),
@@ -264,6 +264,7 @@ impl Soak {
             return;
         }
         *times += 1;
+        settle();
         if self.chance.below(2) == 0 {
             remove(&name);
             self.count("policy removed behind its back");
@@ -304,7 +305,7 @@ impl Soak {
         let expected = self.model.after_pass(before);
         assert_eq!(output.status.code(), Some(expected.exit), "{which}: {said}");
         self.safe(which);
-        let now = model::hashes();
+        let now = contents();
         let names: BTreeSet<&String> = now
             .keys()
             .filter(|n| n.starts_with("custom.") && !THEIRS.contains(&&***n))
@@ -343,7 +344,7 @@ impl Soak {
                 "{which}: a process changed its confinement"
             );
         }
-        let now = model::hashes();
+        let now = contents();
         for (name, hash) in &self.theirs {
             assert_eq!(
                 now.get(name),
@@ -463,6 +464,7 @@ impl Soak {
         for name in keep.iter().filter(|name| !THEIRS.contains(&&***name)) {
             remove(name);
         }
+        settle();
         self.set_boot_id();
         if self.chance.below(2) == 0 {
             let mut restore = Command::new(named("ARMORER_BIN"));
@@ -470,7 +472,7 @@ impl Soak {
             let output = restore.output().unwrap();
             let said = String::from_utf8_lossy(&output.stderr).into_owned();
             assert!(output.status.success(), "restore: {said}");
-            let now = model::hashes();
+            let now = contents();
             for (name, version) in &self.model.good {
                 let hash = self.model.hash(name, *version);
                 assert_eq!(
@@ -489,13 +491,13 @@ impl Soak {
     /// the rest is nobody's and stays.
     fn other_boot_id(&mut self) -> &'static str {
         self.plain_pass("before another boot id");
-        let was = model::hashes();
+        let was = contents();
         self.set_boot_id();
         let output = Self::pass().output().unwrap();
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         self.safe("another boot id");
         assert_eq!(
-            model::hashes(),
+            contents(),
             was,
             "another boot id: nothing is to be loaded or removed: {said}"
         );

@@ -92,14 +92,15 @@ struct Outcome {
     wrong: Option<String>,
 }
 
-/// Does `points` on nodes that `make` makes, as many at once as there are, and prints the table.
-/// Panics if anything did not hold at any of them.
+/// Does `points`, or the asked share of them, on as many nodes at once as there are, and prints the
+/// table. Panics if anything did not hold at any of them.
 pub(crate) fn sweep<N: Node + Sync>(
     title: &str,
     nodes: &[(N, Undisturbed)],
     points: &[(At, String)],
 ) {
     let start = Instant::now();
+    let (title, points) = share(title, points);
     let next = AtomicUsize::new(0);
     let outcomes = Mutex::new(Vec::new());
     std::thread::scope(|scope| {
@@ -108,18 +109,23 @@ pub(crate) fn sweep<N: Node + Sync>(
                 while let Some((at, call)) = points.get(next.fetch_add(1, Ordering::Relaxed)) {
                     let (ended, wrong) = point(node, expected, *at);
                     let (at, call) = (*at, call.clone());
-                    outcomes.lock().unwrap().push(Outcome {
+                    let mut outcomes = outcomes.lock().unwrap();
+                    outcomes.push(Outcome {
                         at,
                         call,
                         ended,
                         wrong,
                     });
+                    let (done, seconds) = (outcomes.len(), start.elapsed().as_secs());
+                    if done % 50 == 0 {
+                        println!("{title}: {done} of {} points, {seconds} s", points.len());
+                    }
                 }
             });
         }
     });
     let outcomes = outcomes.into_inner().unwrap();
-    table(title, &outcomes, start.elapsed().as_secs());
+    table(&title, &outcomes, start.elapsed().as_secs());
     let mut wrong: Vec<&Outcome> = outcomes.iter().filter(|o| o.wrong.is_some()).collect();
     wrong.sort_by_key(|o| (o.at.process, o.at.number));
     for outcome in wrong.iter().take(40) {
@@ -141,6 +147,23 @@ pub(crate) fn sweep<N: Node + Sync>(
         wrong.len(),
         points.len()
     );
+}
+
+/// `KILL_SHARE=2/5` is the second of five shares: every fifth point, so that each share has some of
+/// every kind, and all five together are all points.
+fn share(title: &str, points: &[(At, String)]) -> (String, Vec<(At, String)>) {
+    let Ok(asked) = std::env::var("KILL_SHARE") else {
+        return (title.to_owned(), points.to_vec());
+    };
+    let numbers = asked
+        .split_once('/')
+        .and_then(|(number, of)| Some((number.parse::<usize>().ok()?, of.parse::<usize>().ok()?)));
+    let (number, of) = numbers
+        .filter(|(number, of)| (1..=*of).contains(number))
+        .unwrap_or_else(|| panic!("KILL_SHARE={asked}: it is like 2/5"));
+    let own = points.iter().skip(number - 1).step_by(of).cloned();
+    let title = format!("{title}, share {asked} of {} points", points.len());
+    (title, own.collect())
 }
 
 /// Instead of an exit code: the pass ended before the point, having had fewer processes to scan.

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::process::{Child, Stdio};
 
-use crate::support::kernel::{compile, loaded};
+use crate::support::kernel::compile;
 use crate::support::{confined, process::label, process::labels, until};
 
 /// A text in the source.
@@ -169,22 +169,4 @@ impl Model {
         hash.or_insert_with(|| compile(&Text::Version(version).of(name)))
             .clone()
     }
-}
-
-/// Each loaded name, and the policy that brought it; children without.
-pub(crate) fn hashes() -> BTreeMap<String, Vec<u8>> {
-    let mut names: BTreeMap<String, Vec<u8>> = loaded()
-        .into_keys()
-        .map(|name| (name, Vec::new()))
-        .collect();
-    for entry in fs::read_dir("/sys/kernel/security/apparmor/policy/profiles")
-        .unwrap()
-        .flatten()
-    {
-        let read = |file| fs::read(entry.path().join(file));
-        if let (Ok(name), Ok(raw)) = (read("name"), read("raw_data")) {
-            names.insert(String::from_utf8(name).unwrap().trim_end().to_owned(), raw);
-        }
-    }
-    names
 }
