@@ -6,6 +6,7 @@ pub(crate) use removal::Pods;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::iter::empty;
 use std::path::Path;
 use std::time::Duration;
 
@@ -238,16 +239,38 @@ impl<'a> Applier<'a> {
         Ok(())
     }
 
-    /// Records, before anything is written, what this pass is about to load. A name that
-    /// somebody else has loaded is not claimed here.
+    /// Decides about what was just compiled, and does it. What is in a blob is known only now: all
+    /// of its names are recorded before the first is loaded.
+    ///
+    /// # Errors
+    /// The state cannot be saved.
+    pub(crate) fn load(
+        &mut self,
+        policy: &Policy,
+        ready: Vec<(Candidate, Vec<u8>)>,
+    ) -> Result<(), Error> {
+        self.claim(
+            ready.iter().map(|(candidate, _)| candidate),
+            empty(),
+            policy,
+        )?;
+        for (candidate, blob) in ready {
+            self.carry_out(policy, candidate, Some(blob))?;
+        }
+        Ok(())
+    }
+
+    /// Records, before anything is written, what this pass is about to load: `ready`, which has
+    /// policy, and `fresh`, which is compiled later. A name that somebody else has loaded is not
+    /// claimed here.
     pub(crate) fn claim<'n>(
         &mut self,
-        stored: &[Candidate],
+        ready: impl Iterator<Item = &'n Candidate>,
         fresh: impl Iterator<Item = &'n ProfileName>,
         policy: &Policy,
     ) -> Result<(), Error> {
         let mut claims = Vec::new();
-        for candidate in stored {
+        for candidate in ready {
             if let Decision::Write(write) = self.view(policy).decide(candidate) {
                 let members = candidate.members.iter().map(|m| m.name.clone());
                 claims.extend(members.map(|member| (member, &candidate.name, write.intent)));
@@ -262,23 +285,24 @@ impl<'a> Applier<'a> {
             };
             claimed.push((name.as_str().to_owned(), name, intent));
         }
-        let none = claims.is_empty() && claimed.is_empty();
-        for (member, name, intent) in claims {
-            self.claim_one(member, name, intent);
+        let mut news = false;
+        for (member, name, intent) in claims.into_iter().chain(claimed) {
+            news |= self.claim_one(member, name, intent);
         }
-        for (member, name, intent) in claimed {
-            self.claim_one(member, name, intent);
-        }
-        if none { Ok(()) } else { self.save() }
+        if news { self.save() } else { Ok(()) }
     }
 
-    fn claim_one(&mut self, member: String, profile: &ProfileName, intent: Pending) {
+    /// Whether that was not recorded before.
+    fn claim_one(&mut self, member: String, profile: &ProfileName, intent: Pending) -> bool {
+        let known = self.set().owned.get(&member);
+        let news = known.is_none_or(|known| known.pending != Some(intent));
         let owned = self.set_mut().owned.entry(member).or_insert(Owned {
             profile: profile.clone(),
             pending: None,
             unwanted: None,
         });
         owned.pending = Some(intent);
+        news
     }
 
     /// Takes back the claim to a name that was not loaded after all.

@@ -50,6 +50,16 @@ pub(crate) fn members(blob: &[u8]) -> Result<Vec<Member>, String> {
     Ok(members)
 }
 
+/// The name and the length of the first member of `blob`, children counted as members.
+///
+/// # Errors
+/// `blob` is none, or not all of it is there.
+pub(crate) fn first(blob: &[u8]) -> Result<(String, usize), &'static str> {
+    let mut reader = Reader { rest: blob };
+    let member = reader.member()?;
+    Ok((member.name, blob.len() - reader.rest.len()))
+}
+
 /// Parser 5 writes an eight-byte header and a zstd frame.
 fn is_compressed(blob: &[u8]) -> bool {
     const ZSTD: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];

@@ -1,8 +1,7 @@
 //! armorer's own policy: the profile that confines the compiler. It is loaded before anything is
 //! compiled, under a set of its own, and proves itself before it is relied on.
 
-use std::iter::empty;
-use std::slice;
+use std::iter::{empty, once};
 use std::time::{Duration, Instant};
 
 use crate::apply::Applier;
@@ -10,9 +9,9 @@ use crate::blob;
 use crate::clock::Stamp;
 use crate::error::Error;
 use crate::kernel::Kernel;
-use crate::parser::{Compiler, PROFILE};
+use crate::parser::{Compiler, PROFILE, Proof};
 use crate::plan::{Candidate, Change, Decision, Policy};
-use crate::profile::{Digest, Mode, ProfileName};
+use crate::profile::{Digest, Mode, ProfileName, Text};
 use crate::state::folder::Folder;
 use crate::state::{Member, OWN_SET, State};
 
@@ -29,20 +28,13 @@ pub(crate) struct Cage {
 pub(crate) type Outcome = (State, Vec<Change>, Result<Cage, String>);
 
 impl Cage {
-    /// `compiler`, from now on confined. It must first compile, confined, the profile that
-    /// confines it, to the very same policy: a profile that is in its way would make bad policy
-    /// or none.
-    ///
-    /// # Errors
-    /// Why it would not work.
-    pub(crate) fn around(&self, compiler: &Compiler) -> Result<Compiler, String> {
-        let mut confined = compiler.clone();
-        confined.confine();
-        match compile(&confined.plain(), &self.text)? {
-            blob if Digest::of(&blob) == self.blob => Ok(confined),
-            _ => Err(format!(
-                "in {PROFILE} it does not compile as it does outside"
-            )),
+    /// What a compiler that is confined by it must give before its work counts: the profile
+    /// itself, compiled to the very same policy. A profile that is in its way would make bad
+    /// policy or none.
+    pub(crate) fn proof(&self) -> Proof<'_> {
+        Proof {
+            text: &self.text,
+            blob: self.blob,
         }
     }
 }
@@ -90,7 +82,7 @@ pub(crate) fn load(
     if let Some(blob) = &blob {
         applier.store(&candidate, &cage.text, blob)?;
     }
-    applier.claim(slice::from_ref(&candidate), empty(), &policy)?;
+    applier.claim(once(&candidate), empty(), &policy)?;
     applier.carry_out(&policy, candidate, blob)?;
     applier.read_back()?;
     let report = applier.finish(None)?;
@@ -184,12 +176,16 @@ fn compiled(compiler: &Compiler, text: &str, key: Digest) -> Result<(Candidate, 
 
 fn compile(compiler: &Compiler, text: &str) -> Result<Vec<u8>, String> {
     let mut blob = Err(String::new());
-    compiler.compile(
-        &[(PROFILE, text)],
-        Instant::now() + TIME,
-        &mut |_, result| {
-            blob = result.map_err(|refusal| refusal.message);
-        },
-    );
+    let text = Text {
+        name: PROFILE,
+        contents: text,
+        source: "",
+    };
+    let deadline = Instant::now() + TIME;
+    compiler.compile(&[text], deadline, None, &mut |answers| {
+        for (_, answer) in answers {
+            blob = answer.map_err(|refusal| refusal.message);
+        }
+    })?;
     blob
 }

@@ -3,26 +3,24 @@
 mod cage;
 mod child;
 mod explain;
+mod output;
+mod process;
 mod resources;
+mod schedule;
 #[cfg(test)]
 mod tests;
 
-use std::cmp::Reverse;
-use std::collections::VecDeque;
 use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, Write};
-use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
-use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
-use std::time::{Duration, Instant};
+use std::process::{Command, Stdio};
+use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 use rustix::io::Errno;
-use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
 
 use crate::error::Error;
 use crate::profile::{Digest, Refusal, RefusalKind};
@@ -30,7 +28,9 @@ use crate::profile::{Digest, Refusal, RefusalKind};
 pub(crate) use cage::PROFILE;
 pub(crate) use child::child;
 use explain::{Ended, could_not_write, explain};
+use process::Process;
 use resources::Resources;
+pub(crate) use schedule::{Answers, Proof};
 
 /// The hidden subcommand that [`child`] carries out.
 pub(crate) const CHILD: &str = "compile-child";
@@ -41,10 +41,6 @@ const TEXT: &str = "/proc/self/fd/0";
 
 const CONFIG: &str = "/etc/apparmor/parser.conf";
 const FOLDERS: [&str; 5] = ["/sbin", "/usr/sbin", "/bin", "/usr/bin", "/usr/local/sbin"];
-
-/// How long a killed compiler may take to end, and how long a poll without pidfd sleeps.
-const GRACE: Duration = Duration::from_secs(5);
-const NAP: Duration = Duration::from_millis(10);
 
 /// Of what the compiler says, this many bytes are read.
 const STDERR_LIMIT: u64 = 64 * 1024;
@@ -122,7 +118,7 @@ impl Compiler {
         plain
     }
 
-    /// The text of the profile that [`Self::confine`] is about.
+    /// The text of the profile that [`Self::confined`] is about.
     ///
     /// # Errors
     /// Why there can be none on this node.
@@ -141,9 +137,12 @@ impl Compiler {
         )
     }
 
-    /// From now on compiles only where the compiler can enter [`PROFILE`].
-    pub(crate) fn confine(&mut self) {
-        self.profile = Some(PROFILE);
+    /// As this one, and only where the compiler can enter [`PROFILE`].
+    pub(crate) fn confined(&self) -> Self {
+        Self {
+            profile: Some(PROFILE),
+            ..self.clone()
+        }
     }
 
     fn features(&self) -> PathBuf {
@@ -183,52 +182,19 @@ impl Compiler {
         Ok(Digest::of_parts(parts))
     }
 
-    /// Compiles `texts` (name and text), the largest first. `done` is called as each is ready,
-    /// once for each index. What is not ready at `deadline` is refused.
-    pub(crate) fn compile(
-        &self,
-        texts: &[(&str, &str)],
-        deadline: Instant,
-        done: &mut dyn FnMut(usize, Result<Vec<u8>, Refusal>),
-    ) {
-        let mut order: Vec<usize> = (0..texts.len()).collect();
-        order.sort_by_key(|index| Reverse(texts[*index].1.len()));
-        let mut waiting = VecDeque::from(order);
-        let mut running: Vec<Running> = Vec::new();
-        while !(waiting.is_empty() && running.is_empty()) {
-            while running.len() < self.resources.jobs
-                && let Some(index) = waiting.pop_front()
-            {
-                let (name, text) = texts[index];
-                if Instant::now() >= deadline {
-                    done(index, Err(not_begun(name)));
-                    continue;
-                }
-                match self.start(index, text, deadline) {
-                    Ok(started) => running.push(started),
-                    Err(error) => done(index, Err(not_started(name, &error))),
-                }
-            }
-            sleep(&running);
-            let mut at = 0;
-            while at < running.len() {
-                if let Some(ended) = running[at].look() {
-                    let job = running.swap_remove(at);
-                    let name = texts[job.index].0;
-                    let index = job.index;
-                    done(index, self.result(name, job, ended));
-                } else {
-                    at += 1;
-                }
-            }
-        }
-    }
-
-    fn start(&self, index: usize, text: &str, deadline: Instant) -> io::Result<Running> {
+    /// Starts a compiler on `texts`. With a `mark`, each must be followed by the policy of the text
+    /// `mark`, so that what comes out can be told apart.
+    fn start(&self, texts: &[&str], mark: Option<&str>) -> io::Result<Process> {
         let output = memory("armorer-policy")?;
         let errors = memory("armorer-messages")?;
-        let input = sealed(text)?;
-        let seconds = self.settings.timeout.as_secs().saturating_add(2);
+        let parts: Vec<&str> = texts.iter().copied().chain(mark).collect();
+        let input = sealed(parts.iter().map(|part| part.as_bytes()))?;
+        let each = self.settings.timeout.as_secs().saturating_add(2);
+        let seconds = each.saturating_mul(texts.len() as u64);
+        let sizes = match mark {
+            Some(_) => child::sizes(&parts),
+            None => String::new(),
+        };
         let mut command = Command::new(&self.launcher[0]);
         command
             .args(&self.launcher[1..])
@@ -237,6 +203,7 @@ impl Compiler {
                 self.resources.address_space.to_string(),
                 seconds.to_string(),
                 self.settings.max_blob.to_string(),
+                sizes,
                 self.profile.unwrap_or_default().to_owned(),
             ])
             .arg(&self.settings.base)
@@ -252,53 +219,39 @@ impl Compiler {
         if self.settings.complain {
             command.arg("-C");
         }
+        if mark.is_none() {
+            command.arg(TEXT);
+        }
         command
-            .arg(TEXT)
             .env_clear()
             .process_group(0)
             .stdin(Stdio::from(input))
             .stdout(Stdio::from(output.try_clone()?))
             .stderr(Stdio::from(errors.try_clone()?));
         let child = command.spawn()?;
-        let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
-        Ok(Running {
-            index,
-            // A kernel before 5.3 has none: then it is looked at every NAP.
-            pidfd: pid.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok()),
-            pid,
-            child,
-            output,
-            errors,
-            end_at: deadline.min(Instant::now() + self.settings.timeout),
-            killed: None,
-        })
+        Ok(Process::new(child, output, errors))
     }
 
-    fn result(&self, name: &str, job: Running, ended: Ended) -> Result<Vec<u8>, Refusal> {
+    /// What came of a compiler that was given the one text `name`.
+    fn result(&self, name: &str, process: Process, ended: Ended) -> Result<Vec<u8>, Refusal> {
         let unread = |error: io::Error| {
             Refusal::new(
                 RefusalKind::NotCompiled,
                 format!("{name}: cannot read what the compiler wrote: {error}"),
             )
         };
-        let errors = contents(job.errors, STDERR_LIMIT).map_err(unread)?;
+        let errors = contents(process.errors, STDERR_LIMIT).map_err(unread)?;
         if ended != Ended::Status(0) {
             let errors = String::from_utf8_lossy(&errors);
-            let short = job.output.metadata().map_err(unread)?.len() < self.settings.max_blob;
+            let short = process.output.metadata().map_err(unread)?.len() < self.settings.max_blob;
             let ended = match ended {
                 Ended::Status(_) if short && could_not_write(&errors) => Ended::Hindered,
                 ended => ended,
             };
             return Err(explain(name, &self.settings, &errors, ended));
         }
-        let blob = contents(job.output, self.settings.max_blob).map_err(unread)?;
-        if blob.is_empty() {
-            return Err(Refusal::new(
-                RefusalKind::Compile,
-                format!("{name} defines no profile"),
-            ));
-        }
-        Ok(blob)
+        let blob = contents(process.output, self.settings.max_blob).map_err(unread)?;
+        some_policy(name, blob)
     }
 }
 
@@ -317,6 +270,16 @@ pub(crate) fn explained(stderr: &str, status: i32) -> Refusal {
     explain("custom.x", &settings, stderr, Ended::Status(status))
 }
 
+fn some_policy(name: &str, blob: Vec<u8>) -> Result<Vec<u8>, Refusal> {
+    if blob.is_empty() {
+        return Err(Refusal::new(
+            RefusalKind::Compile,
+            format!("{name} defines no profile"),
+        ));
+    }
+    Ok(blob)
+}
+
 fn not_begun(name: &str) -> Refusal {
     Refusal::new(
         RefusalKind::NotCompiled,
@@ -331,69 +294,6 @@ fn not_started(name: &str, error: &io::Error) -> Refusal {
     )
 }
 
-struct Running {
-    index: usize,
-    child: Child,
-    pid: Option<Pid>,
-    pidfd: Option<OwnedFd>,
-    output: File,
-    errors: File,
-    /// When it is killed; once killed, when it is given up.
-    end_at: Instant,
-    killed: Option<Ended>,
-}
-
-impl Running {
-    /// How it ended, if it did. Kills it when its time is up.
-    fn look(&mut self) -> Option<Ended> {
-        match self.child.try_wait() {
-            Ok(Some(status)) => return Some(self.killed.unwrap_or_else(|| ended(status))),
-            Ok(None) => {}
-            Err(_) => return Some(Ended::Lost),
-        }
-        if Instant::now() < self.end_at {
-            return None;
-        }
-        if self.killed.is_some() {
-            return Some(Ended::Stuck);
-        }
-        let kill = self.pid.map(|pid| kill_process_group(pid, Signal::KILL));
-        if kill == Some(Err(Errno::PERM)) {
-            return Some(Ended::NotAllowed);
-        }
-        self.killed = Some(Ended::Timeout);
-        self.end_at = Instant::now() + GRACE;
-        None
-    }
-}
-
-fn ended(status: ExitStatus) -> Ended {
-    match (status.code(), status.signal()) {
-        (Some(code), _) => Ended::Status(code),
-        (None, Some(signal)) => Ended::Signal(signal),
-        (None, None) => Ended::Lost,
-    }
-}
-
-/// Returns when one of `running` ended, or the time of one is up.
-fn sleep(running: &[Running]) {
-    let Some(first) = running.iter().map(|job| job.end_at).min() else {
-        return;
-    };
-    let mut pause = first.saturating_duration_since(Instant::now());
-    let mut fds: Vec<PollFd> = running
-        .iter()
-        .filter_map(|job| job.pidfd.as_ref())
-        .map(|pidfd| PollFd::new(pidfd, PollFlags::IN))
-        .collect();
-    if fds.len() < running.len() {
-        pause = pause.min(NAP);
-    }
-    // Rounded up, or the last millisecond would be spent spinning.
-    let pause = Timespec::try_from(pause + Duration::from_millis(1)).ok();
-    let _ = poll(&mut fds, pause.as_ref());
-}
-
 /// A file in memory that no program that is executed inherits.
 fn memory(name: &str) -> io::Result<File> {
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
@@ -405,9 +305,11 @@ fn memory(name: &str) -> io::Result<File> {
     Ok(File::from(fd))
 }
 
-fn sealed(text: &str) -> io::Result<File> {
+fn sealed<'t>(parts: impl Iterator<Item = &'t [u8]>) -> io::Result<File> {
     let mut file = memory("armorer-text")?;
-    file.write_all(text.as_bytes())?;
+    for part in parts {
+        file.write_all(part)?;
+    }
     file.rewind()?;
     fcntl_add_seals(
         &file,

@@ -266,6 +266,16 @@ pub(crate) struct RawProfile {
     pub(crate) text: Result<String, Refusal>,
 }
 
+/// A text to be compiled.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Text<'a> {
+    /// For messages.
+    pub(crate) name: &'a str,
+    pub(crate) contents: &'a str,
+    /// Where it comes from: texts of one source may share a compiler.
+    pub(crate) source: &'a str,
+}
+
 /// Which version of an object of the API server this is. To be compared for equality only.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Version {

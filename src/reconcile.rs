@@ -13,16 +13,16 @@ use crate::advice::advise;
 use crate::apply::{Applier, Pods};
 use crate::blob;
 use crate::clock::Stamp;
-use crate::error::{Error, Exit};
+use crate::error::Error;
 use crate::includes::Includes;
 use crate::kernel::Kernel;
-use crate::kubernetes::taint::Marker;
-use crate::kubernetes::{Api, events, pods, taint};
+use crate::kubernetes::{Api, pods};
 use crate::own_policy::{self, Cage};
-use crate::parser::Compiler;
+use crate::parser::{Answers, Compiler};
 use crate::plan::{Candidate, Change, Policy, about, parent};
-use crate::profile::{Digest, ProfileName, RawProfile, Refusal, RefusalKind};
+use crate::profile::{Digest, ProfileName, RawProfile, Refusal, RefusalKind, Text};
 use crate::report::heartbeat::Heartbeat;
+use crate::report::outward::{self, NODE_TIME};
 use crate::report::{Report, ending};
 use crate::settings::{Common, Confine, Pass as Settings, RemoveAfter};
 use crate::source::{self, Content, Reading, Source};
@@ -36,9 +36,6 @@ const TRY_AGAIN: Duration = Duration::from_secs(600);
 
 /// The API server is not waited for longer: the lock is held meanwhile.
 const API_TIME: Duration = Duration::from_secs(60);
-
-/// The node's object and its events are not waited for longer, each.
-const NODE_TIME: Duration = Duration::from_secs(10);
 
 /// One pass, or with `dry` what it would do.
 ///
@@ -54,92 +51,12 @@ pub(crate) fn run(settings: &Settings, dry: bool) -> Result<Report, Error> {
         let kernel = kernel(common);
         let boot_id = kernel.boot_id().ok();
         if let Ok(report) = &mut result {
-            clear_taint(settings, &api, &folder, boot_id.as_deref(), report);
+            outward::clear_taint(settings, &api, &folder, boot_id.as_deref(), report);
         }
         ending::tell(settings, &kernel, started, &mut folder, &result);
-        tell(settings, &api, &folder, boot_id, &result);
+        outward::tell(settings, &api, &folder, boot_id, &result);
     }
     result
-}
-
-/// Takes the start-up taint from the node when it is ready for the first time (`--clear-taint`).
-/// What keeps it there makes the pass not converged.
-fn clear_taint(
-    settings: &Settings,
-    api: &Api,
-    folder: &Folder,
-    boot_id: Option<&str>,
-    report: &mut Report,
-) {
-    const MEMO: &str = "taint";
-    let (Some(key), Some(node), Some(boot_id)) =
-        (&settings.cluster.clear_taint, &settings.node, boot_id)
-    else {
-        return;
-    };
-    let set = &settings.common.set;
-    let marker = Marker {
-        boot_id: boot_id.to_owned(),
-        pod: settings.pod.clone(),
-        node: node.clone(),
-        key: key.clone(),
-        uid: String::new(),
-    };
-    let noted: Option<Marker> = folder.memo(MEMO, set);
-    if !report.is_ready() || marker.is_settled(noted.as_ref()) {
-        return;
-    }
-    let cleared = api.until(Instant::now() + NODE_TIME).and_then(|client| {
-        let cleared = taint::clear(&client, &marker, noted.as_ref());
-        cleared.map_err(Error::from)
-    });
-    match cleared {
-        Ok((uid, was_there)) => {
-            if was_there {
-                log::info!(action = "taint"; "the taint {key} is taken from the node {node}");
-            }
-            folder.keep_memo(MEMO, set, &Marker { uid, ..marker });
-        }
-        Err(error) => {
-            report.exit = report.exit.max(Exit::Incomplete);
-            report.remark = Some(format!("the taint {key} stays: {error}"));
-        }
-    }
-}
-
-/// Tells the API server what became of the pass (`--events`). It is not worth failing a pass for.
-fn tell(
-    settings: &Settings,
-    api: &Api,
-    folder: &Folder,
-    boot_id: Option<String>,
-    result: &Result<Report, Error>,
-) {
-    const MEMO: &str = "events";
-    let (true, Some(node)) = (settings.cluster.events, &settings.node) else {
-        return;
-    };
-    let set = &settings.common.set;
-    let boot_id = boot_id.unwrap_or_default();
-    let noted: Option<events::Ledger> = folder.memo(MEMO, set);
-    let before = noted
-        .filter(|ledger| ledger.boot_id == boot_id)
-        .unwrap_or_else(|| events::Ledger::new(boot_id));
-    let mut ledger = before.clone();
-    let teller = events::Teller {
-        node,
-        instance: settings.pod.as_ref().unwrap_or(node),
-        set,
-    };
-    let client = || api.until(Instant::now() + NODE_TIME);
-    let told = events::tell(&client, &teller, result, &mut ledger, Stamp::now());
-    if let Err(error) = told {
-        let why = error.to_string();
-        log::warn!(action = "event", reason = why.as_str(); "not all events are written: {why}");
-    }
-    if ledger != before {
-        folder.keep_memo(MEMO, set, &ledger);
-    }
 }
 
 fn run_locked(
@@ -370,16 +287,38 @@ impl Pass<'_> {
         Ok((state, changes))
     }
 
-    /// The compiler as it is used on others' texts: confined, where that works.
-    fn confined_compiler(&self, applier: &mut Applier) -> Compiler {
-        let confined = match &self.cage {
-            Ok(cage) => cage.around(&self.compiler),
-            Err(why) => Err(why.clone()),
-        };
-        let (compiler, why) = match confined {
-            Ok(compiler) => (compiler, None),
-            Err(why) => (self.compiler.clone(), Some(why)),
-        };
+    /// Compiles `texts`, confined where that works, and notes where it does not.
+    fn compile_caged(
+        &self,
+        applier: &mut Applier,
+        texts: &[Text],
+        done: &mut dyn FnMut(&mut Applier, Answers),
+    ) {
+        if texts.is_empty() && !applier.is_compiler_noted() {
+            return;
+        }
+        let deadline = self.started + self.settings.deadline;
+        let mut why = self.cage.as_ref().err().cloned();
+        let mut compiler = self.compiler.clone();
+        let mut proof = None;
+        if let Ok(cage) = &self.cage {
+            compiler = compiler.confined();
+            proof = Some(cage.proof());
+        }
+        if self.settings.complain && proof.is_some() {
+            // What is compiled with its options is not what the proof is compared with.
+            why = compiler
+                .plain()
+                .compile(&[], deadline, proof.take(), &mut |_| ())
+                .err();
+            if why.is_some() {
+                compiler = self.compiler.clone();
+            }
+        }
+        let outside = compiler.compile(texts, deadline, proof, &mut |answers| {
+            done(applier, answers);
+        });
+        let why = why.or(outside.err());
         let wanted = self.settings.confine_compiler == Confine::Auto;
         if applier.note_compiler(why.clone())
             && wanted
@@ -387,7 +326,6 @@ impl Pass<'_> {
         {
             log::info!("the compiler runs with limits, but outside armorer's own profile: {why}");
         }
-        compiler
     }
 
     fn converge(
@@ -431,7 +369,11 @@ impl Pass<'_> {
         }
         fall_back(applier, &files, &mut stored);
         let policy = self.policy();
-        applier.claim(&stored, fresh.iter().map(|(unit, _)| &unit.name), &policy)?;
+        applier.claim(
+            stored.iter(),
+            fresh.iter().map(|(unit, _)| &unit.name),
+            &policy,
+        )?;
         let established = further_profiles(&stored);
         for candidate in stored {
             applier.carry_out(&policy, candidate, None)?;
@@ -471,40 +413,35 @@ impl Pass<'_> {
         files: &BTreeSet<&str>,
         established: &BTreeMap<String, ProfileName>,
     ) -> Result<(), Error> {
-        let texts: Vec<(&str, &str)> = fresh
-            .iter()
-            .map(|(unit, _)| (unit.name.as_str(), unit.text.as_str()))
-            .collect();
-        let deadline = self.started + self.settings.deadline;
+        let texts: Vec<Text> = fresh.iter().map(|(unit, _)| unit.to_compile()).collect();
         let mut waiting: Vec<(Candidate, Vec<u8>)> = Vec::new();
         let mut failed = None;
         let mut refused = Vec::new();
-        let compiler = if fresh.is_empty() && !applier.is_compiler_noted() {
-            self.compiler.clone()
-        } else {
-            self.confined_compiler(applier)
-        };
-        compiler.compile(&texts, deadline, &mut |index, result| {
-            let (unit, key) = fresh[index];
+        self.compile_caged(applier, &texts, &mut |applier, answers| {
             if failed.is_some() {
                 return;
             }
-            match result.and_then(|blob| self.candidate(unit, key, blob, files)) {
-                Ok((candidate, blob)) => {
-                    let further = |m: &Member| parent(&m.name).is_none();
-                    let result = applier.store(&candidate, &unit.text, &blob);
-                    if candidate.members[1..].iter().any(further) {
-                        waiting.push((candidate, blob));
-                    } else {
-                        failed = result
-                            .and_then(|()| applier.carry_out(policy, candidate, Some(blob)))
-                            .err();
+            let mut ready = Vec::new();
+            for (index, answer) in answers {
+                let (unit, key) = fresh[index];
+                match answer.and_then(|blob| self.candidate(unit, key, blob, files)) {
+                    Ok((candidate, blob)) => {
+                        let further = |m: &Member| parent(&m.name).is_none();
+                        let further = candidate.members[1..].iter().any(further);
+                        failed = failed
+                            .take()
+                            .or(applier.store(&candidate, &unit.text, &blob).err());
+                        let list = if further { &mut waiting } else { &mut ready };
+                        list.push((candidate, blob));
+                    }
+                    Err(refusal) => {
+                        applier.refuse(unit.name.as_str(), Some(key), &refusal);
+                        refused.push(unit);
                     }
                 }
-                Err(refusal) => {
-                    applier.refuse(unit.name.as_str(), Some(key), &refusal);
-                    refused.push(unit);
-                }
+            }
+            if failed.is_none() {
+                failed = applier.load(policy, ready).err();
             }
         });
         if let Some(error) = failed {
@@ -519,6 +456,7 @@ impl Pass<'_> {
                 .map(|(name, files)| (name.into(), files.iter().map(ToString::to_string).collect()))
                 .collect()
         };
+        let mut ready = Vec::new();
         for (candidate, blob) in waiting {
             let double = candidate.members.iter().find_map(|m| {
                 let elsewhere = established
@@ -542,9 +480,10 @@ impl Pass<'_> {
                         .find(|u| u.name == candidate.name),
                 );
             } else {
-                applier.carry_out(policy, candidate, Some(blob))?;
+                ready.push((candidate, blob));
             }
         }
+        applier.load(policy, ready)?;
         keep_last_good(applier, policy, &refused, files)
     }
 

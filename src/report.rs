@@ -5,6 +5,7 @@ pub(crate) mod ending;
 pub(crate) mod heartbeat;
 pub(crate) mod logger;
 pub(crate) mod metrics;
+pub(crate) mod outward;
 pub(crate) mod table;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::blob;
 use crate::plan::parent;
 use crate::profile::{
-    Digest, Mode, NAME_LIMIT, ProfileName, RawProfile, Refusal, RefusalKind, quoted,
+    Digest, Mode, NAME_LIMIT, ProfileName, RawProfile, Refusal, RefusalKind, Text, quoted,
 };
 use crate::settings::Rules;
 use crate::state::Member;
@@ -17,6 +17,17 @@ pub(crate) struct Unit {
     pub(crate) source: String,
     pub(crate) text: String,
     pub(crate) digest: Digest,
+}
+
+impl Unit {
+    /// As the compiler takes it.
+    pub(crate) fn to_compile(&self) -> Text<'_> {
+        Text {
+            name: self.name.as_str(),
+            contents: &self.text,
+            source: &self.source,
+        }
+    }
 }
 
 /// Everything that the sources want.

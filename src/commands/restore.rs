@@ -69,7 +69,7 @@ fn restore(set: &str, kernel: &Kernel, folder: &mut Folder) -> Result<Report, Er
             }
         }
     }
-    applier.claim(&candidates, std::iter::empty(), &policy)?;
+    applier.claim(candidates.iter(), std::iter::empty(), &policy)?;
     for candidate in candidates {
         applier.carry_out(&policy, candidate, None)?;
     }

@@ -2,10 +2,12 @@
 
 use std::error::Error as StdError;
 use std::fs::OpenOptions;
-use std::io::{self, Write as _};
+use std::io::{self, Read as _, Write as _};
+use std::os::fd::IntoRawFd;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
 
+use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::process::{
     Gid, Pid, Resource, Rlimit, Signal, Uid, geteuid, getppid, set_parent_process_death_signal,
     setrlimit,
@@ -15,6 +17,8 @@ use rustix::thread::{
     remove_capability_from_bounding_set, set_capabilities, set_no_new_privs, set_thread_groups,
     set_thread_res_gid, set_thread_res_uid,
 };
+
+use super::sealed;
 
 /// The user and the group that own nothing.
 const NOBODY: u32 = 65534;
@@ -31,9 +35,16 @@ pub(super) const PREFIX: &str = "armorer: ";
 /// How what it says begins if it may not enter its AppArmor profile.
 pub(super) const NO_PROFILE: &str = "cannot enter the AppArmor profile";
 
-/// `compile-child PARENT ADDRESS_SPACE CPU_SECONDS FILE_SIZE PROFILE BASE PROGRAM ARGUMENT…`,
-/// sizes in bytes, PROFILE empty for none: gives up what it can and becomes PROGRAM. Returns only
-/// if that fails.
+/// How [`child`] is told of texts that come one after the other in its standard input.
+pub(super) fn sizes(parts: &[&str]) -> String {
+    let sizes: Vec<String> = parts.iter().map(|part| part.len().to_string()).collect();
+    sizes.join(",")
+}
+
+/// `compile-child PARENT ADDRESS_SPACE CPU_SECONDS FILE_SIZE SIZES PROFILE BASE PROGRAM
+/// ARGUMENT…`, sizes in bytes, PROFILE empty for none: gives up what it can and becomes PROGRAM.
+/// SIZES, where not empty, are those of the texts in the standard input: PROGRAM gets each as a
+/// file, and after each the last. Returns only if that fails.
 pub(crate) fn child(args: &[String]) -> ExitCode {
     let Err(error) = become_compiler(args);
     eprintln!("{PREFIX}{error}");
@@ -46,6 +57,7 @@ fn become_compiler(args: &[String]) -> Result<std::convert::Infallible, Box<dyn 
         address_space,
         seconds,
         file_size,
+        sizes,
         profile,
         base,
         program,
@@ -55,12 +67,13 @@ fn become_compiler(args: &[String]) -> Result<std::convert::Infallible, Box<dyn 
         return Err("this subcommand is armorer's own".into());
     };
     std::env::set_current_dir(base).map_err(said(format!("cannot enter {base}")))?;
+    close_fds::set_fds_cloexec(3, &[]);
+    let texts = split(sizes)?;
     limit(Resource::As, address_space.parse()?)?;
     limit(Resource::Cpu, seconds.parse()?)?;
     limit(Resource::Fsize, file_size.parse()?)?;
     limit(Resource::Nofile, FILES)?;
     limit(Resource::Core, 0)?;
-    close_fds::set_fds_cloexec(3, &[]);
 
     set_no_new_privs(true)?;
     if !profile.is_empty() {
@@ -82,8 +95,30 @@ fn become_compiler(args: &[String]) -> Result<std::convert::Infallible, Box<dyn 
     if getppid() != Pid::from_raw(parent.parse()?) {
         return Err("the pass is over".into());
     }
-    let error = Command::new(program).args(rest).env_clear().exec();
+    let mut command = Command::new(program);
+    let error = command.args(rest).args(texts).env_clear().exec();
     Err(said(format!("cannot execute {program}"))(error))
+}
+
+/// The paths of files with what is in the standard input, in the program's order.
+fn split(sizes: &str) -> Result<Vec<String>, Box<dyn StdError>> {
+    let sizes: Vec<usize> = sizes
+        .split_terminator(',')
+        .map(str::parse)
+        .collect::<Result<_, _>>()?;
+    let mut input = io::stdin().lock();
+    let mut paths = Vec::new();
+    for size in sizes {
+        let mut text = vec![0; size];
+        input.read_exact(&mut text)?;
+        let file = sealed([text.as_slice()].into_iter())?;
+        fcntl_setfd(&file, FdFlags::empty())?;
+        // Left open for the program.
+        paths.push(format!("/proc/self/fd/{}", file.into_raw_fd()));
+    }
+    let end = paths.pop();
+    let followed = paths.into_iter().flat_map(|path| [Some(path), end.clone()]);
+    Ok(followed.flatten().collect())
 }
 
 /// Has the kernel confine this process by `profile` from its next exec on.

@@ -1,8 +1,13 @@
 //! The real compiler, limited for real.
 
 use std::os::unix::fs::PermissionsExt;
+use std::time::Instant;
 
+use super::process::NAP;
 use super::*;
+use crate::profile::Text;
+
+mod company;
 
 /// What the launcher of these tests ends in: the test program is not armorer, so it is told to run
 /// only this "test", which becomes the compiler.
@@ -49,15 +54,25 @@ fn compiler(settings: Settings) -> Option<Compiler> {
     Some(compiler)
 }
 
+fn text_of<'a>(name: &'a str, contents: &'a str) -> Text<'a> {
+    let source = "here";
+    Text {
+        name,
+        contents,
+        source,
+    }
+}
+
 type Results = Vec<(usize, Result<Vec<u8>, Refusal>)>;
 
 fn compile(compiler: &Compiler, texts: &[&str]) -> Results {
-    let texts: Vec<_> = texts.iter().map(|text| ("custom.x", *text)).collect();
+    let texts: Vec<_> = texts.iter().map(|text| text_of("custom.x", text)).collect();
     let mut results = Vec::new();
     let deadline = Instant::now() + Duration::from_secs(60);
-    compiler.compile(&texts, deadline, &mut |index, result| {
-        results.push((index, result));
+    let outside = compiler.compile(&texts, deadline, None, &mut |answers| {
+        results.extend(answers);
     });
+    assert_eq!(outside, Ok(()));
     results
 }
 
@@ -293,13 +308,15 @@ fn after_the_deadline_nothing_starts() {
         return;
     };
     let mut kinds = Vec::new();
-    compiler.compile(
-        &[("custom.x", "x"), ("custom.y", "y")],
-        Instant::now(),
-        &mut |_, result| {
-            kinds.push(result.unwrap_err().kind);
-        },
-    );
+    let texts = [text_of("custom.x", "x"), text_of("custom.y", "y")];
+    let outside = compiler.compile(&texts, Instant::now(), None, &mut |answers| {
+        kinds.extend(
+            answers
+                .into_iter()
+                .map(|(_, result)| result.unwrap_err().kind),
+        );
+    });
+    assert_eq!(outside, Ok(()));
     assert_eq!(kinds, [RefusalKind::NotCompiled; 2]);
 }
 
