@@ -37,9 +37,10 @@ fn settings() -> Settings {
     }
 }
 
-/// None where this machine has no compiler: CI has one.
-fn compiler(settings: Settings) -> Option<Compiler> {
-    let mut compiler = Compiler::find(settings).ok()?;
+fn compiler(settings: Settings) -> Compiler {
+    let mut compiler = Compiler::find(settings).expect(
+        "apparmor_parser is needed here: install the package apparmor, as scripts/test does",
+    );
     compiler.launcher = [
         "/proc/self/exe",
         "--exact",
@@ -51,7 +52,7 @@ fn compiler(settings: Settings) -> Option<Compiler> {
     ]
     .map(str::to_owned)
     .to_vec();
-    Some(compiler)
+    compiler
 }
 
 fn text_of<'a>(name: &'a str, contents: &'a str) -> Text<'a> {
@@ -104,9 +105,7 @@ fn script(name: &str, body: &str) -> PathBuf {
 
 #[test]
 fn good_and_bad_texts_each_get_their_own_answer() {
-    let Some(compiler) = compiler(settings()) else {
-        return;
-    };
+    let compiler = compiler(settings());
     let results = compile(
         &compiler,
         &[
@@ -143,12 +142,10 @@ fn good_and_bad_texts_each_get_their_own_answer() {
 
 #[test]
 fn complain_is_for_all() {
-    let Some(compiler) = compiler(Settings {
+    let compiler = compiler(Settings {
         complain: true,
         ..settings()
-    }) else {
-        return;
-    };
+    });
     let blob = compile(&compiler, &["profile custom.x { /a r, }\n"])
         .remove(0)
         .1
@@ -159,12 +156,10 @@ fn complain_is_for_all() {
 
 #[test]
 fn a_text_that_takes_for_ever_holds_nobody_up() {
-    let Some(compiler) = compiler(Settings {
+    let compiler = compiler(Settings {
         timeout: Duration::from_secs(2),
         ..settings()
-    }) else {
-        return;
-    };
+    });
     let bomb = bomb();
     let small = "profile custom.x { /a r, }\n";
     let results = compile(&compiler, &[&bomb, small, small, small]);
@@ -177,9 +172,7 @@ fn a_text_that_takes_for_ever_holds_nobody_up() {
 
 #[test]
 fn a_text_that_takes_all_memory_is_refused() {
-    let Some(mut compiler) = compiler(settings()) else {
-        return;
-    };
+    let mut compiler = compiler(settings());
     compiler.resources.address_space = 64 * 1024 * 1024;
     let refusal = refused(&compiler, &bomb());
     assert_eq!(refusal.kind, RefusalKind::Limit, "{refusal}");
@@ -188,12 +181,10 @@ fn a_text_that_takes_all_memory_is_refused() {
 
 #[test]
 fn policy_that_is_too_large_is_refused() {
-    let Some(compiler) = compiler(Settings {
+    let compiler = compiler(Settings {
         max_blob: 1000,
         ..settings()
-    }) else {
-        return;
-    };
+    });
     let refusal = refused(
         &compiler,
         "include <tunables/global>\nprofile custom.x {\n include <abstractions/base>\n}\n",
@@ -206,9 +197,7 @@ fn what_nobody_may_read_the_compiler_cannot_include() {
     if !rustix::process::geteuid().is_root() {
         return;
     }
-    let Some(compiler) = compiler(settings()) else {
-        return;
-    };
+    let compiler = compiler(settings());
     let refusal = refused(
         &compiler,
         "profile custom.x {\n include \"/etc/shadow\"\n}\n",
@@ -223,9 +212,7 @@ fn what_nobody_may_read_the_compiler_cannot_include() {
 
 #[test]
 fn the_contents_of_an_included_file_are_not_told() {
-    let Some(compiler) = compiler(settings()) else {
-        return;
-    };
+    let compiler = compiler(settings());
     let refusal = refused(
         &compiler,
         "profile custom.x {\n include \"/etc/passwd\"\n}\n",
@@ -246,8 +233,7 @@ fn the_compiler_inherits_nothing() {
         program: Some(program.clone()),
         complain: true,
         ..settings()
-    })
-    .unwrap();
+    });
     // One that may be inherited: of the kind that a careless library leaves behind.
     let leak = rustix::fs::memfd_create("leak", MemfdFlags::empty()).unwrap();
     let dump = compile(&compiler, &["x"]).remove(0).1.unwrap();
@@ -293,8 +279,7 @@ fn a_compiler_that_hangs_is_killed_with_its_children() {
         program: Some(program.clone()),
         timeout: Duration::from_millis(500),
         ..settings()
-    })
-    .unwrap();
+    });
     let begin = Instant::now();
     let refusal = refused(&compiler, "x");
     fs::remove_file(program).unwrap();
@@ -304,9 +289,7 @@ fn a_compiler_that_hangs_is_killed_with_its_children() {
 
 #[test]
 fn after_the_deadline_nothing_starts() {
-    let Some(compiler) = compiler(settings()) else {
-        return;
-    };
+    let compiler = compiler(settings());
     let mut kinds = Vec::new();
     let texts = [text_of("custom.x", "x"), text_of("custom.y", "y")];
     let outside = compiler.compile(&texts, Instant::now(), None, &mut |answers| {
@@ -332,9 +315,7 @@ fn a_missing_compiler_is_said() {
 
 #[test]
 fn the_environment_is_the_same_twice_and_changes_with_the_mode() {
-    let Some(compiler) = compiler(settings()) else {
-        return;
-    };
+    let compiler = compiler(settings());
     let digest = compiler.environment().unwrap();
     assert_eq!(compiler.environment().unwrap(), digest);
     let mut other = compiler;
@@ -354,8 +335,7 @@ fn as_pass() {
         &compiler(Settings {
             program,
             ..settings()
-        })
-        .unwrap(),
+        }),
         &["x"],
     );
 }
