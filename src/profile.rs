@@ -6,8 +6,11 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-/// A profile's name is less than this many bytes long.
-pub(crate) const NAME_LIMIT: usize = 255;
+/// A profile's name is less than this many bytes long. The kernel shows a profile as a folder
+/// NAME.SERIAL, whose name may have 255 bytes, and refuses what does not fit: a longer name loads on
+/// a node that has loaded few profiles, and no more on another (security/apparmor/apparmorfs.c,
+/// `__aafs_profile_mkdir`).
+pub(crate) const NAME_LIMIT: usize = 240;
 
 /// Why one profile is not loaded.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -98,7 +101,7 @@ impl ProfileName {
     /// Takes `name` if it can be a file name and a profile name; the prefix is asked for elsewhere.
     ///
     /// # Errors
-    /// Empty, 255 bytes or more, a `/`, a leading dot, `..`, `:` or `&` in front (policy
+    /// Empty, 240 bytes or more, a `/`, a leading dot, `..`, `:` or `&` in front (policy
     /// namespaces), a control character.
     pub(crate) fn parse(name: &str) -> Result<Self, Refusal> {
         let refuse = |why: &str| {
@@ -350,7 +353,7 @@ mod tests {
             "custom.a b",
             "a",
             "custom.ünï",
-            &"x".repeat(254),
+            &"x".repeat(239),
         ] {
             assert_eq!(ProfileName::parse(name).unwrap().as_str(), name);
         }
@@ -358,7 +361,7 @@ mod tests {
 
     #[test]
     fn names_that_trick_are_refused() {
-        let long = "x".repeat(255);
+        let long = "x".repeat(240);
         for name in [
             "",
             ".",

@@ -104,7 +104,7 @@ pub fn name(data: &[u8]) {
     let file = Path::new("/source").join(name.as_str());
     assert_eq!(file.parent(), Some(Path::new("/source")));
     assert_eq!(file.file_name(), Some(name.as_str().as_ref()));
-    assert!(file.components().count() == 3 && name.as_str().len() < 255);
+    assert!(file.components().count() == 3 && name.as_str().len() < 240);
     assert!(
         quoted(name.as_str()).len() > 80
             || quoted(name.as_str()).trim_matches('"') == name.as_str()

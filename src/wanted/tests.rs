@@ -199,13 +199,13 @@ fn a_further_profile_without_the_prefix_is_refused() {
 }
 
 #[test]
-fn a_name_of_255_bytes_is_refused_and_254_are_taken() {
-    let long = format!("custom.{}", "ü".repeat(124));
-    assert_eq!(long.len(), 255);
+fn a_name_of_240_bytes_is_refused_and_239_are_taken() {
+    let long = format!("custom.x{}", "ü".repeat(116));
+    assert_eq!(long.len(), 240);
     let refusal = check(&[member("custom.a"), member(&long)], &rules()).unwrap_err();
     assert_eq!(refusal.kind, RefusalKind::Name);
     assert!(
-        refusal.message.ends_with("of 255 bytes: the limit is 254"),
+        refusal.message.ends_with("of 240 bytes: the limit is 239"),
         "{refusal}"
     );
     let fits = long.replacen("ü", "u", 1);

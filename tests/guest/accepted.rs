@@ -129,7 +129,7 @@ fn what_is_refused_never_reaches_the_kernel() {
         (
             "custom.long",
             format!("profile custom.long {{ file, }}\nprofile {long} {{ file, }}"),
-            "254",
+            "239",
         ),
         (
             "custom.syntax",

@@ -172,13 +172,13 @@ fn one_profile_twice_in_a_file() {
 }
 
 #[test]
-fn a_name_of_255_bytes() {
-    let long = format!("custom.{}", "x".repeat(248));
+fn a_name_of_240_bytes() {
+    let long = format!("custom.{}", "x".repeat(233));
     refused(
         &long,
         "x",
         &format!(
-            "{long}: the name \"{}…\" has 255 bytes: the limit is 254",
+            "{long}: the name \"{}…\" has 240 bytes: the limit is 239",
             &long[..80]
         ),
     );
@@ -186,7 +186,7 @@ fn a_name_of_255_bytes() {
         "custom.a",
         format!("profile custom.a {{\n}}\nprofile {long} {{\n}}\n"),
         &format!(
-            "custom.a: defines \"{}…\" of 255 bytes: the limit is 254",
+            "custom.a: defines \"{}…\" of 240 bytes: the limit is 239",
             &long[..80]
         ),
     );
