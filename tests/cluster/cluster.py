@@ -5,13 +5,17 @@ Untested here, since podman has no such thing: who calls the probes and what fol
 `kubectl rollout status` and `describe`, the field appArmorProfile (a workload's profile is given to
 `podman run`), priorities, tolerations, admission."""
 
+import contextlib
 import copy
+import errno
+import json
 import os
 import re
 import shutil
 import sys
 import time
 import traceback
+import urllib.request
 
 from node import *
 
@@ -46,6 +50,22 @@ def passes():
 def after_a_pass(count=2):
     before = passes()
     until("another pass", lambda: passes() >= before + count)
+
+
+def memory(container):
+    """What its control group says of the container's memory: now, at most, and allowed; bytes."""
+    with open(f"/proc/{pid_of(container)}/cgroup") as file:
+        group = "/sys/fs/cgroup" + file.read().strip().removeprefix("0::")
+    values = []
+    for name in ("current", "peak", "max"):
+        with open(f"{group}/memory.{name}") as file:
+            value = file.read().strip()
+            values.append(0 if value == "max" else int(value))
+    return values
+
+
+def note_memory(container):
+    measured[f"memory of {container}: now, at most, allowed, KiB"] = ", ".join(str(v >> 10) for v in memory(container))
 
 
 def start_workload(name, profile):
@@ -92,12 +112,21 @@ def test_the_container_has_what_the_manifest_promises_and_nothing_more():
     measured["capabilities"] = status["CapEff"]
 
 
+def test_its_memory_stays_far_below_its_limit():
+    note_memory(POD)
+    current, peak, limit = memory(POD)
+    assert limit == 256 << 20, limit
+    assert current < 24 << 20 and peak < 128 << 20, (current, peak)
+
+
 def test_the_probes_answer():
     spec = next(d for d in documents("daemonset") if d["kind"] == "DaemonSet")["spec"]["template"]["spec"]
     for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
         command = spec["containers"][0][probe]["exec"]["command"]
         code, said = podman("exec", POD, *command, check=False)
         assert code == 0 and ("live:" in said or "ready:" in said), (probe, code, said)
+        said = podman("exec", POD, "sh", "-c", f"time {' '.join(command)}")[1]
+        measured[f"{probe}, s"] = " ".join(said.split()[-6:])
 
 
 def test_a_workload_is_denied_what_its_profile_denies():
@@ -230,9 +259,9 @@ def test_the_cronjobs_pod_does_its_one_pass():
 # --- what breaks without --------------------------------------------------------------------
 
 
-def fresh(arguments, **options):
+def fresh(arguments, texts=None, **options):
     """A pass with a state folder and a set of its own."""
-    ConfigMap("/srv/slow", {"custom.quick": guard("custom.quick", "x")})
+    ConfigMap("/srv/slow", texts or {"custom.quick": guard("custom.quick", "x")})
     shutil.rmtree("/srv/state", ignore_errors=True)
     os.makedirs("/srv/state", mode=0o700)
     where = {STATE: "/srv/state", "/profiles": "/srv/slow", **options.pop("instead", {})}
@@ -248,6 +277,21 @@ def test_without_SETUID_or_SETGID_nothing_is_compiled():
     for capability in ("SETUID", "SETGID"):
         code, said = fresh([], drop=[capability])
         assert code == 1 and "SETUID and SETGID" in said and "custom.quick" not in loaded(), (code, said)
+
+
+def bomb(name):
+    """Rules whose automaton explodes: the compiler is busy for as long as it is let."""
+    rules = ("/" + "".join("**" + chr(97 + (rule * 7 + part * 3) % 26) for part in range(5)) for rule in range(24))
+    return f"profile {name} {{\n" + "".join(f"{rule} r,\n" for rule in rules) + "}\n"
+
+
+def test_without_KILL_the_compilers_time_limit_is_only_its_CPU_limit():
+    slow = {"custom.slow": bomb("custom.slow")}
+    code, said = fresh(["--compile-timeout", "3s"], slow)
+    assert code == 1 and "custom.slow was not compiled within 3s: several **" in said, (code, said)
+    code, said = fresh(["--compile-timeout", "3s"], slow, drop=["KILL"])
+    assert code == 1 and "may not end its compiler: give it the capability KILL" in said, (code, said)
+    assert "custom.slow" not in loaded()
 
 
 # --- bad input ------------------------------------------------------------------------------
@@ -282,27 +326,320 @@ def test_a_proc_with_hidepid_removes_nothing():
         sh(["umount", "/srv/hidden"])
 
 
+@contextlib.contextmanager
+def trial(data=None, state="/srv/state", securityfs=None, **values):
+    """The DaemonSet's pod once more, with a state folder and a ConfigMap of its own."""
+    second = copy.deepcopy(daemonset)
+    second["metadata"]["name"] = "trial"
+    spec = second["spec"]["template"]["spec"]
+    places = {"state": state, "profiles": "/srv/trial", "securityfs": securityfs}
+    for volume in spec["volumes"]:
+        if places.get(volume["name"]):
+            volume["hostPath"]["path"] = places[volume["name"]]
+    spec["containers"][0]["env"] += [{"name": name, "value": value} for name, value in values.items()]
+    source = ConfigMap("/srv/trial", data or {"custom.trial": guard("custom.trial", "x")})
+    tried = {*source.data, "custom.more"}
+    if state == "/srv/state":
+        shutil.rmtree(state, ignore_errors=True)
+        os.makedirs(state, mode=0o700)
+    play(second)
+    try:
+        yield source
+        assert inspect(TRIAL, "{{.State.Status}} {{.RestartCount}}") == "running 0", logs(TRIAL)
+        code, said = podman("exec", TRIAL, "/usr/bin/armorer", "status", "--probe", "live", check=False)
+        assert code == 0, said
+    finally:
+        down(second)
+        for name in set(loaded()) & tried:
+            unload(name)
+
+
+TRIAL = "trial-pod-armorer"
+
+
+def trial_says(*words):
+    """Waits for a line of the log with all the words, and notes it."""
+    def line():
+        return next((line for line in logs(TRIAL).splitlines() if all(word in line for word in words)), None)
+    try:
+        found = until(f"a line with {words}", line, 60)
+    except AssertionError as error:
+        raise AssertionError(f"{error}\n{logs(TRIAL)}") from None
+    measured.setdefault("lines", []).append(found)
+
+
+def trial_ready(wanted, *words):
+    def answer():
+        code, said = podman("exec", TRIAL, "/usr/bin/armorer", "status", "--probe", "ready", check=False)
+        return ((code == 0) == wanted and all(word in said for word in words), said)
+    said = ["", ""]
+
+    def holds():
+        said[:] = answer()
+        return said[0]
+    try:
+        until(f"ready is {wanted}", holds, 60)
+    except AssertionError as error:
+        raise AssertionError(f"{error}: {said[1]}\n{logs(TRIAL)}") from None
+    measured.setdefault("lines", []).append(f"ready is {wanted}: {said[1].strip()}")
+
+
+def test_a_state_folder_that_is_read_only_is_told_and_mended_without_a_new_pod():
+    mount_disk("/srv/disk", 8)
+    try:
+        sh(["mount", "-o", "remount,ro", "/srv/disk"])
+        with trial(state="/srv/disk"):
+            trial_says("/var/lib/armorer", "Read-only file system")
+            trial_ready(False)
+            assert "custom.trial" not in loaded()
+            sh(["mount", "-o", "remount,rw", "/srv/disk"])
+            until("it is loaded", lambda: "custom.trial" in loaded())
+            trial_ready(True)
+    finally:
+        sh(["umount", "/srv/disk"])
+
+
+def test_a_state_folder_that_is_full_is_told_and_nothing_is_lost():
+    mount_disk("/srv/disk", 8)
+    try:
+        with trial(state="/srv/disk") as source:
+            trial_ready(True)
+            before = raw_data("custom.trial")
+            sh(["sh", "-c", "head -c 20M /dev/zero >/srv/disk/filler"], check=False)
+            source.change(trial=guard("custom.trial", "y"), more=guard("custom.more", "x"))
+            trial_says("No space left on device")
+            trial_ready(False)
+            assert raw_data("custom.trial") == before and "custom.more" not in loaded()
+            with open("/srv/disk/state.json") as file:
+                assert "custom.trial" in json.load(file)["sets"]["default"]["profiles"]
+            os.unlink("/srv/disk/filler")
+            until("both are loaded", lambda: "custom.more" in loaded() and raw_data("custom.trial") != before)
+            trial_ready(True)
+    finally:
+        sh(["umount", "/srv/disk"])
+
+
+def test_the_longest_name_is_loaded_and_the_longest_key_and_binary_data_are_refused():
+    longest = "custom." + "x" * 232
+    too_long = longest + "x" * 14
+    assert len(too_long) == 253
+    try:
+        # The API server allows no key above 253, and no file system of a node a name above 255.
+        open("/srv/" + "x" * 300, "w").close()
+        raise AssertionError("a name of 300 bytes was possible")
+    except OSError as error:
+        assert error.errno == errno.ENAMETOOLONG, error
+    texts = {name: guard(name, "x") for name in (longest, too_long)}
+    with trial({**texts, "custom.binary": bytes(range(256))}):
+        until("the longest is loaded", lambda: longest in loaded())
+        trial_says("has 253 bytes: the limit is 239", "refused")
+        trial_says("custom.binary", "refused", "UTF-8")
+        trial_ready(True)
+        assert "custom.binary" not in loaded() and too_long not in loaded()
+
+
+def test_a_configmap_that_is_empty_or_half_there_removes_nothing():
+    with trial(ARMORER_REMOVE_AFTER="0s") as source:
+        trial_ready(True)
+        data = dict(source.data)
+        source.set({})
+        trial_says("--allow-empty")
+        assert "custom.trial" in loaded()
+        source.set(data)
+        trial_ready(True)
+        whole = os.readlink("/srv/trial/..data")
+        os.symlink("..2026_01_01_00_00_00.gone", "/srv/trial/..data_tmp")
+        os.rename("/srv/trial/..data_tmp", "/srv/trial/..data")
+        trial_says("/profiles changed each time it was read")
+        trial_ready(False)
+        assert "custom.trial" in loaded()
+        os.unlink("/srv/trial/..data")
+        time.sleep(6)
+        assert "custom.trial" in loaded()
+        os.symlink(whole, "/srv/trial/..data")
+        trial_ready(True)
+        # As the kubelet lays out a ConfigMap that is optional and not there.
+        source.set({})
+        shutil.rmtree("/srv/trial")
+        os.makedirs("/srv/trial")
+        time.sleep(6)
+        assert "custom.trial" in loaded()
+
+
+def test_on_a_node_without_apparmor_the_pod_says_so_and_stays_not_ready():
+    os.makedirs("/srv/none", exist_ok=True)
+    with trial(securityfs="/srv/none"):
+        trial_says("/host/securityfs", "hostPath")
+        trial_ready(False, "/host/securityfs")
+        assert "custom.trial" not in loaded()
+
+
+def test_two_daemonsets_with_a_set_each_keep_to_their_own():
+    canary = workload("canary")
+    data = config_map_data("canary")
+    ConfigMap("/srv/profiles-canary", data)
+    taken = min(profiles.data)
+    volume = next(v for v in canary["spec"]["template"]["spec"]["volumes"] if v["name"] == "profiles")
+    volume["hostPath"]["path"] = "/srv/profiles-canary"
+    before = {name: raw_data(name) for name in profiles.data}
+    ConfigMap("/srv/profiles-canary", {**data, taken: guard(taken, "stolen")})
+    play(canary)
+    name = f"{canary['metadata']['name']}-pod-armorer"
+    try:
+        until("its own are loaded", lambda: set(data) <= set(loaded()))
+        line = until("the conflict is told", lambda: next((l for l in logs(name).splitlines() if "conflict" in l and taken in l), None))
+        measured.setdefault("lines", []).append(line)
+        after_a_pass()
+        assert {name: raw_data(name) for name in before} == before
+        assert set(data) <= set(loaded())
+    finally:
+        down(canary)
+    assert set(data) <= set(loaded())
+
+
+# --- metrics --------------------------------------------------------------------------------
+
+
+def test_the_sidecar_serves_what_the_kernel_says():
+    served = workload("metrics")
+    served["metadata"]["name"] = "served"
+    ConfigMap("/srv/metrics-config", config_map_data("metrics", "armorer-metrics"))
+    down(daemonset)
+    play(served)
+    try:
+        def fetch():
+            try:
+                return urllib.request.urlopen("http://127.0.0.1:9478/metrics.prom", timeout=30)
+            except (urllib.error.URLError, ConnectionError):
+                return None
+        answer = until("an answer", fetch, 60)
+        assert answer.headers["Content-Type"] == "text/plain;version=0.0.4;charset=utf-8", answer.headers
+        text = answer.read().decode()
+        told = dict(re.findall(r'^armorer_profile_info\{.*?profile="([^"]*)",mode="([^"]*)"', text, re.M))
+        kernel = {name: mode.rstrip(")") for name, mode in loaded().items()}
+        assert told and told.items() <= kernel.items(), (told, kernel)
+        assert set(profiles.data) <= set(told), told
+        assert "armorer_last_pass_exit_code{" in text
+        if os.path.exists("/job/promtool"):
+            with open("/tmp/metrics.prom", "w") as out:
+                out.write(text)
+            code, said = sh(["sh", "-c", "/job/promtool check metrics </tmp/metrics.prom"], check=False)
+            assert code == 0 and said == "", said
+            measured["promtool"] = "no findings"
+        status = status_of(pid_of("served-pod-metrics"))
+        assert int(status["CapEff"], 16) == 0 and status["Uid"].split()[0] == "65534", status
+        for container in ("served-pod-metrics", "served-pod-armorer"):
+            note_memory(container)
+    finally:
+        down(served)
+        play(daemonset)
+
+
 # --- boot -----------------------------------------------------------------------------------
 
 
-def boot(action, check=True):
-    # The guest's first process is no systemd.
+def boot(action, check=True, root=HOST, more=()):
+    """`armorer-boot` as the manifest runs it, with `root` as the host."""
+    command = ["run", "--rm", "--read-only", "--cap-drop", "all", "--security-opt", "no-new-privileges"]
+    for folder in ("/opt/armorer", "/etc/systemd/system"):
+        command += ["-v", f"{root}{folder}:/host{folder}"]
+    command += ["-v", f"{root}/proc:/host/proc:ro", *more]
+    return podman(*command, "--entrypoint", "/usr/bin/armorer-boot", IMAGE, action, check=check)
+
+
+UNITS = "etc/systemd/system"
+REFUSED = {
+    "no systemd": ([], ["this host is started by busybox, not by systemd"]),
+    "the program in memory": (["mount -t tmpfs program opt/armorer"],
+                              ["/opt/armorer of this host is in memory (tmpfs)", "does not outlast a boot"]),
+    "units in memory": ([f"mount -t tmpfs units {UNITS}"], ["/etc/systemd/system of this host is in memory (tmpfs)"]),
+    "read-only": ([f"mount --bind {UNITS} {UNITS}", f"mount -o remount,bind,ro {UNITS}"],
+                  ["/etc/systemd/system of this host is mounted read-only"]),
+    "noexec": (["mount --bind opt/armorer opt/armorer", "mount -o remount,bind,noexec opt/armorer"],
+               ["/opt/armorer of this host cannot execute programs (noexec?)"]),
+    "full": (["head -c 100M /dev/zero >filler || true"], ["cannot write /opt/armorer/armorer of this host", "full disk"]),
+    "an overlay over memory": (["mkdir run; mount -t tmpfs run run; mkdir run/up run/work",
+                                # As the host calls the place, not as the guest does.
+                                "chroot . /bin/busybox mount -t overlay etc /etc "
+                                "-o lowerdir=/etc,upperdir=/run/up,workdir=/run/work"],
+                               ["is an overlay over memory (tmpfs at /run)"]),
+    "an overlay over memory that is gone": (["mkdir gone; mount -t tmpfs gone gone; mkdir gone/up gone/work",
+                                             f"mount -t overlay etc etc -o lowerdir={HOST}/etc,upperdir={HOST}/gone/up,workdir={HOST}/gone/work",
+                                             "umount --lazy gone"],
+                                            [f"is an overlay that writes to {HOST}/gone/up, which no mount of the host shows"]),
+    "an overlay that keeps nothing": ([f"mkdir more; mount -t overlay etc etc -o lowerdir={HOST}/more:{HOST}/etc"],
+                                      ["/etc/systemd/system of this host"]),
+}
+
+
+def boot_refused(why):
+    commands, words = REFUSED[why]
+    with host("mkdir bin; cp /usr/bin/busybox bin/", *commands, init="busybox" if why == "no systemd" else "systemd"):
+        code, said = boot("install", check=False)
+        one_line(code, said, 3, words)
+        assert said.count("\n") == 1 and said.startswith("armorer-boot: "), said
+        assert os.listdir(f"{HOST}/opt/armorer") == [] and os.listdir(f"{HOST}/{UNITS}") == [], why
+
+
+def test_boot_refuses_a_host_where_nothing_would_last():
+    for why in REFUSED:
+        boot_refused(why)
+
+
+def test_boot_refuses_a_root_that_is_an_overlay_over_memory_that_is_gone():
+    # The guest itself, but for the name of its first process.
     with open("/tmp/comm", "w") as file:
         file.write("systemd\n")
-    mounts = []
-    for folder in ("/opt/armorer", "/etc/systemd/system"):
+    for folder in ("/opt/armorer", f"/{UNITS}"):
         os.makedirs(folder, exist_ok=True)
-        mounts += ["-v", f"{folder}:/host{folder}"]
-    return podman("run", "--rm", "--read-only", "--cap-drop", "all", "--security-opt", "no-new-privileges",
-                  *mounts, "-v", "/proc:/host/proc:ro", "-v", "/tmp/comm:/host/proc/1/comm:ro",
-                  "--entrypoint", "/usr/bin/armorer-boot", IMAGE, action, check=check)
+    one_line(*boot("install", False, "", ["-v", "/tmp/comm:/host/proc/1/comm:ro"]), 3,
+             ["/etc/systemd/system of this host is an overlay that writes to /upper/files, which no mount"])
 
 
-def test_boot_puts_its_files_in_place_and_the_unit_restores():
-    boot("install")
-    unit = "/etc/systemd/system/armorer-restore.service"
+def test_boot_takes_an_overlay_that_lasts():
+    # As Flatcar's /etc: mounted in the initramfs, by a path that its root does not have.
+    with host("mkdir up work", f"mount -t overlay etc etc -o lowerdir={HOST}/etc,upperdir={HOST}/up,workdir={HOST}/work"):
+        boot("install")
+        assert os.path.exists(f"{HOST}/up/systemd/system/armorer-restore.service")
+        boot("uninstall")
+
+
+def test_boot_puts_its_files_in_place_and_the_unit_restores_and_both_are_taken_away():
+    with host():
+        play(on_host(workload("boot")))
+        unit = f"{HOST}/{UNITS}/armorer-restore.service"
+        until("the pod rests", lambda: inspect("armorer-boot-pod-rest", "{{.State.Status}}") == "running")
+        assert os.readlink(f"{HOST}/{UNITS}/multi-user.target.wants/armorer-restore.service") == "../armorer-restore.service"
+        status = status_of(pid_of("armorer-boot-pod-rest"))
+        assert int(status["CapEff"], 16) == 0 and status["Uid"].split()[0] == "65534", status
+        note_memory("armorer-boot-pod-rest")
+        down(on_host(workload("boot")))
+        os.makedirs("/opt/armorer", exist_ok=True)
+        sh(["mount", "--bind", f"{HOST}/opt/armorer", "/opt/armorer"])
+        try:
+            restores(unit)
+        finally:
+            sh(["umount", "/opt/armorer"])
+        before = loaded()
+        taken = on_host(workload("boot-uninstall"))
+        for _ in range(2):
+            play(taken)
+            until("the pod rests", lambda: inspect("armorer-boot-pod-rest", "{{.State.Status}}") == "running")
+            assert not os.path.lexists(unit) and not os.path.exists(f"{HOST}/opt/armorer/armorer")
+            assert os.listdir(f"{HOST}/{UNITS}/multi-user.target.wants") == []
+            down(taken)
+        assert loaded() == before
+
+
+def on_host(document):
+    """One edit more: the host is HOST."""
+    for volume in document["spec"]["template"]["spec"]["volumes"]:
+        volume["hostPath"]["path"] = HOST + volume["hostPath"]["path"]
+    return document
+
+
+def restores(unit):
     sh(["systemd-analyze", "verify", "--man=no", unit])
-    assert os.path.samefile("/etc/systemd/system/multi-user.target.wants/armorer-restore.service", unit)
     with open(unit) as file:
         lines = file.read().splitlines()
     before = " ".join(line for line in lines if line.startswith("Before="))
@@ -325,14 +662,39 @@ def test_boot_puts_its_files_in_place_and_the_unit_restores():
     assert {name: raw_data(name) for name in wanted} == wanted
 
 
-def test_boot_is_taken_away_without_a_trace():
-    before = loaded()
-    boot("uninstall")
-    assert not os.path.lexists("/etc/systemd/system/armorer-restore.service")
-    assert not os.path.lexists("/etc/systemd/system/multi-user.target.wants/armorer-restore.service")
-    assert not os.path.exists("/opt/armorer/armorer")
-    assert loaded() == before
-    boot("uninstall")
+# --- the end --------------------------------------------------------------------------------
+
+
+def test_uninstall_leaves_what_is_in_use_and_is_done_when_that_has_gone():
+    if "custom.guard" not in profiles.data:
+        profiles.change(guard=guard("custom.guard", "first"))
+    if not podman("ps", "-q", "--filter", f"name={POD}")[1].strip():
+        play(daemonset)
+    until("the profile is loaded", lambda: "custom.guard" in loaded())
+    pid = start_workload("workload", "custom.guard")
+    down(daemonset)
+    uninstall = workload("uninstall")
+    ConfigMap("/srv/uninstall", config_map_data("uninstall"))
+    spec = uninstall["spec"]["template"]["spec"]["containers"][0]
+    next(v for v in spec["env"] if v["name"] == "ARMORER_REMOVE_AFTER")["value"] = "0s"
+    ready = next(d for d in documents("uninstall") if d["kind"] == "DaemonSet")["spec"]["template"]["spec"]
+    ready = ready["containers"][0]["readinessProbe"]["exec"]["command"]
+    play(uninstall)
+    try:
+        until("the unused ones are gone", lambda: [n for n in loaded() if n.startswith("custom.")] == ["custom.guard"])
+        code, said = podman("exec", POD, *ready, check=False)
+        assert code != 0 and "1 removal deferred" in said, (code, said)
+        assert int(status_of(pid_of(POD))["CapEff"], 16) == 1 << 33
+        assert label(pid) == "custom.guard (enforce)"
+        podman("rm", "-f", "--time", "0", "workload")
+        until("it is gone", lambda: "custom.guard" not in loaded())
+        until("it says so", lambda: "armorer-uninstall: done:" in logs(POD))
+        assert podman("exec", POD, *ready, check=False)[0] == 0
+        start = time.monotonic()
+        podman("stop", "--time", "60", POD)
+        assert inspect(POD, "{{.State.ExitCode}}") == "0" and time.monotonic() - start < 20
+    finally:
+        down(uninstall)
 
 
 # --------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """The guest as a node: its kernel, podman in the kubelet's place, and a ConfigMap as the kubelet
 lays it out. Nothing here asks armorer."""
 
+import contextlib
 import copy
 import glob
 import itertools
@@ -122,8 +123,9 @@ def documents(name):
         return [document for document in yaml.safe_load_all(file) if document]
 
 
-def config_map_data(name):
-    return next(d["data"] for d in documents(name) if d["kind"] == "ConfigMap")
+def config_map_data(name, called=""):
+    found = (d for d in documents(name) if d["kind"] == "ConfigMap")
+    return next(d["data"] for d in found if d["metadata"]["name"].startswith(called))
 
 
 def workload(name):
@@ -141,6 +143,7 @@ def workload(name):
        does $(NAME) in a value.
     7. Images of the examples' workloads are armorer's own image, whose shell stands for them.
     8. POLL_TIME is 2.
+    9. An emptyDir that containers share is a hostPath: podman gives each container its own.
     """
     document = next(d for d in documents(name) if d["kind"] in ("DaemonSet", "Deployment", "Job", "CronJob", "Pod"))
     document = copy.deepcopy(document)
@@ -158,9 +161,15 @@ def workload(name):
     spec = template["spec"]
     spec["hostNetwork"] = True
     annotations = template["metadata"].get("annotations", {})
+    mounted = [mount["name"] for container in spec["containers"] for mount in container.get("volumeMounts", [])]
     for volume in spec.get("volumes", []):
         if volume.pop("configMap", None):
             volume["hostPath"] = {"path": f"/srv/{volume['name']}", "type": "Directory"}
+        if "emptyDir" in volume and mounted.count(volume["name"]) > 1:
+            del volume["emptyDir"]
+            volume["hostPath"] = {"path": f"/srv/{volume['name']}", "type": "Directory"}
+            os.makedirs(volume["hostPath"]["path"], exist_ok=True)
+            os.chmod(volume["hostPath"]["path"], 0o777)
     for container in spec.get("initContainers", []) + spec["containers"]:
         for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
             container.pop(probe, None)
@@ -234,3 +243,48 @@ def once(arguments, container, drop=(), instead=(), readonly=()):
     for variable in spec["env"]:
         command += ["-e", f"{variable['name']}={variable['value']}"]
     return podman(*command, "--entrypoint", "/usr/bin/armorer", IMAGE, *arguments, check=False)
+
+
+# --- another node ---------------------------------------------------------------------------
+
+
+disks = itertools.count()
+
+
+def mount_disk(place, mebibytes):
+    """Mounts a new ext4 file system."""
+    file = f"/var/lib/containers/disk-{next(disks)}"
+    with open(file, "wb") as image:
+        image.truncate(mebibytes << 20)
+    sh(["mkfs.ext4", "-q", file])
+    sh(["modprobe", "loop"])
+    os.makedirs(place, exist_ok=True)
+    sh(["mount", "-o", "loop", file, place])
+
+
+HOST = "/srv/host"
+
+
+@contextlib.contextmanager
+def host(*commands, init="systemd"):
+    """A host whose root is an ext4 disk, at HOST, with commands run there before its first process
+    is started: its name is `init`, and its /proc is at HOST/proc."""
+    mount_disk(HOST, 64)
+    process = None
+    try:
+        for folder in ("etc/systemd/system", "opt/armorer", "proc", "guest"):
+            os.makedirs(f"{HOST}/{folder}", exist_ok=True)
+        for command in commands:
+            sh(["sh", "-ec", f"cd {HOST}; {command}"])
+        begin = f"cd {HOST}; pivot_root . guest; echo {init} >/guest/proc/self/comm; echo up; read end"
+        process = subprocess.Popen(["unshare", "--mount", "--pid", "--fork", "sh", "-ec", begin],
+                                   stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        assert process.stdout.readline() == b"up\n"
+        with open(f"/proc/{process.pid}/task/{process.pid}/children") as children:
+            first = children.read().split()[0]
+        sh(["nsenter", f"--pid=/proc/{first}/ns/pid", "mount", "-t", "proc", "proc", f"{HOST}/proc"])
+        yield
+    finally:
+        if process:
+            process.communicate(b"\n", timeout=PATIENCE)
+        sh(["umount", "--recursive", HOST])
