@@ -182,15 +182,21 @@ impl Compiler {
         Ok(Digest::of_parts(parts))
     }
 
-    /// Starts a compiler on `texts`. With a `mark`, each must be followed by the policy of the text
-    /// `mark`, so that what comes out can be told apart.
-    fn start(&self, texts: &[&str], mark: Option<&str>) -> io::Result<Process> {
+    /// Starts a compiler on `proof` and `texts`. With a `mark`, the policy of each is followed by that
+    /// of the text `mark`, so that what comes out can be told apart.
+    fn start(
+        &self,
+        proof: Option<&str>,
+        texts: &[&str],
+        mark: Option<&str>,
+    ) -> io::Result<Process> {
         let output = memory("armorer-policy")?;
         let errors = memory("armorer-messages")?;
-        let parts: Vec<&str> = texts.iter().copied().chain(mark).collect();
+        let all = proof.iter().chain(texts).chain(mark.iter());
+        let parts: Vec<&str> = all.copied().collect();
         let input = sealed(parts.iter().map(|part| part.as_bytes()))?;
         let each = self.settings.timeout.as_secs().saturating_add(2);
-        let seconds = each.saturating_mul(texts.len() as u64);
+        let seconds = each.saturating_mul(texts.len().max(1) as u64);
         let sizes = match mark {
             Some(_) => child::sizes(&parts),
             None => String::new(),

@@ -219,8 +219,8 @@ impl Schedule<'_> {
             .then(|| format!("profile {} {{}}\n", self.mark));
         let proof = self.proof.filter(|_| self.unproven).map(|proof| proof.text);
         let texts = texts.iter().map(|index| self.texts[*index].contents);
-        let texts: Vec<&str> = proof.into_iter().chain(texts).collect();
-        self.compiler.start(&texts, mark.as_deref())
+        let texts: Vec<&str> = texts.collect();
+        self.compiler.start(proof, &texts, mark.as_deref())
     }
 
     fn refuse(&mut self, texts: VecDeque<usize>, why: impl Fn(&str) -> Refusal) {

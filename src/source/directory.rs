@@ -20,6 +20,7 @@ use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
+use rustix::buffer::spare_capacity;
 use rustix::fs::{AtFlags, FileType, Mode, Stat};
 use rustix::io::Errno;
 
@@ -216,11 +217,13 @@ impl Reading<'_> {
         if size > limit {
             return Ok(Err(too_large(limit)));
         }
-        // Room for more than the size: then the second read sees the end.
+        // Room for more than the size: what is read then is the size and no more, or changing.
         let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or(0) + 64);
-        File::from(file)
-            .take(limit.saturating_add(1))
-            .read_to_end(&mut bytes)?;
+        rustix::io::read(&file, spare_capacity(&mut bytes))?;
+        if size == 0 || bytes.len() as u64 != size {
+            let rest = limit.saturating_add(1).saturating_sub(bytes.len() as u64);
+            File::from(file).take(rest).read_to_end(&mut bytes)?;
+        }
         if bytes.len() as u64 > limit {
             return Ok(Err(too_large(limit)));
         }
