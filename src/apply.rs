@@ -84,9 +84,33 @@ impl<'a> Applier<'a> {
 
     /// Learns what is loaded under each name that may be ours: those with `prefix`.
     pub(crate) fn observe_contents(&mut self, prefix: &str) {
+        let mut digests = self.recorded_contents();
         let names = self.observed.loaded.keys().map(String::as_str);
-        let names = names.filter(|name| name.starts_with(prefix) && parent(name).is_none());
-        self.observed.digests = self.kernel.digests(&names.collect());
+        let names: BTreeSet<&str> = names
+            .filter(|name| name.starts_with(prefix) && parent(name).is_none())
+            .filter(|name| !digests.contains_key(*name))
+            .collect();
+        if !names.is_empty() {
+            digests.extend(self.kernel.digests(&names));
+        }
+        self.observed.digests = digests;
+    }
+
+    /// What is loaded by the record, which holds as long as nobody, this set's passes included,
+    /// touched the kernel's policy.
+    fn recorded_contents(&self) -> BTreeMap<String, Digest> {
+        let set = &self.before;
+        let untouched = self.revision.is_some() && set.kernel_revision == self.revision;
+        if !(untouched && set.verifiable && set.problems.is_empty()) {
+            return BTreeMap::new();
+        }
+        let members = set.profiles.values().flat_map(|record| {
+            let members = record.members.iter();
+            members.map(|member| (member.name.clone(), record.blob))
+        });
+        let loaded = members
+            .filter(|(name, _)| parent(name).is_none() && self.observed.loaded.contains_key(name));
+        loaded.collect()
     }
 
     pub(crate) fn set(&self) -> &Set {

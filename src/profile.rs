@@ -225,7 +225,14 @@ impl AsRef<[u8]> for Digest {
 
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        const DIGITS: &[u8; 16] = b"0123456789abcdef";
+        let mut text = String::with_capacity(64);
+        for byte in self.0 {
+            for half in [byte >> 4, byte & 15] {
+                text.push(char::from(DIGITS[usize::from(half)]));
+            }
+        }
+        f.write_str(&text)
     }
 }
 
@@ -239,14 +246,18 @@ impl TryFrom<String> for Digest {
     type Error = String;
 
     fn try_from(text: String) -> Result<Self, String> {
-        let wrong = || format!("{} is not a SHA-256", quoted(&text));
+        let half = |digit: u8| char::from(digit).to_digit(16);
         let mut digest = [0; 32];
-        if text.len() != 64 || !text.is_ascii() {
-            return Err(wrong());
-        }
-        for (byte, pair) in digest.iter_mut().zip(text.as_bytes().chunks_exact(2)) {
-            let pair = std::str::from_utf8(pair).map_err(|_| wrong())?;
-            *byte = u8::from_str_radix(pair, 16).map_err(|_| wrong())?;
+        let pairs = text.as_bytes().chunks_exact(2);
+        let right = text.len() == 64
+            && digest.iter_mut().zip(pairs).all(|(byte, pair)| {
+                let value = half(pair[0]).zip(half(pair[1]));
+                let value = value.and_then(|(high, low)| u8::try_from(high << 4 | low).ok());
+                *byte = value.unwrap_or_default();
+                value.is_some()
+            });
+        if !right {
+            return Err(format!("{} is not a SHA-256", quoted(&text)));
         }
         Ok(Self(digest))
     }
