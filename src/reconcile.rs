@@ -156,15 +156,17 @@ fn read(
             Content::Profiles(profiles) => profiles,
             Content::Unchanged => stored.remove(&part.key).unwrap_or_default(),
         };
-        let texts: Option<BTreeMap<String, Digest>> = profiles
-            .iter()
-            .map(|raw| {
-                let text = raw.text.as_ref().ok()?;
-                Some((raw.name.clone(), Digest::of(text.as_bytes())))
-            })
-            .collect();
-        if let (Some(version), Some(texts)) = (part.version, texts) {
-            objects.insert(part.key, Object { version, texts });
+        if let Some(version) = part.version {
+            let texts: Option<BTreeMap<String, Digest>> = profiles
+                .iter()
+                .map(|raw| {
+                    let text = raw.text.as_ref().ok()?;
+                    Some((raw.name.clone(), Digest::of(text.as_bytes())))
+                })
+                .collect();
+            if let Some(texts) = texts {
+                objects.insert(part.key, Object { version, texts });
+            }
         }
         found.extend(profiles);
     }
