@@ -76,6 +76,10 @@ def start_workload(name, profile):
     return pid
 
 
+def is_up():
+    return bool(podman("ps", "-q", "--filter", f"name=^{POD}$")[1].strip())
+
+
 def may_write(name, file):
     return podman("exec", name, "sh", "-c", f": >/tmp/{file}", check=False)[0] == 0
 
@@ -495,6 +499,9 @@ def test_two_daemonsets_with_a_set_each_keep_to_their_own():
     taken = min(profiles.data)
     volume = next(v for v in canary["spec"]["template"]["spec"]["volumes"] if v["name"] == "profiles")
     volume["hostPath"]["path"] = "/srv/profiles-canary"
+    if not is_up():
+        play(daemonset)
+        until("a pass", lambda: passes() >= 1)
     before = {name: raw_data(name) for name in profiles.data}
     ConfigMap("/srv/profiles-canary", {**data, taken: guard(taken, "stolen")})
     play(canary)
@@ -518,7 +525,8 @@ def test_the_sidecar_serves_what_the_kernel_says():
     served = workload("metrics")
     served["metadata"]["name"] = "served"
     ConfigMap("/srv/metrics-config", config_map_data("metrics", "armorer-metrics"))
-    down(daemonset)
+    if is_up():
+        down(daemonset)
     play(served)
     try:
         def fetch():
@@ -619,6 +627,9 @@ def test_boot_takes_an_overlay_that_lasts():
 
 
 def test_boot_puts_its_files_in_place_and_the_unit_restores_and_both_are_taken_away():
+    # It would load again what is taken away here.
+    if is_up():
+        down(daemonset)
     with host():
         play(on_host(workload("boot")))
         unit = f"{HOST}/{UNITS}/armorer-restore.service"
@@ -682,7 +693,7 @@ def restores(unit):
 def test_uninstall_leaves_what_is_in_use_and_is_done_when_that_has_gone():
     if "custom.guard" not in profiles.data:
         profiles.change(guard=guard("custom.guard", "first"))
-    if not podman("ps", "-q", "--filter", f"name={POD}")[1].strip():
+    if not is_up():
         play(daemonset)
     until("the profile is loaded", lambda: "custom.guard" in loaded())
     pid = start_workload("workload", "custom.guard")
