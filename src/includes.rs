@@ -218,8 +218,9 @@ enum Comment {
 
 /// Everything in `text` that the compiler could take for an include, in no special order.
 pub(crate) fn scan(text: &str) -> impl Iterator<Item = Include<'_>> {
-    let comments = comments(text);
-    ["include", "abi"].into_iter().flat_map(move |word| {
+    let some = WORDS.iter().any(|word| text.contains(word));
+    let comments = if some { comments(text) } else { Vec::new() };
+    WORDS.into_iter().flat_map(move |word| {
         let comments = comments.clone();
         text.match_indices(word).filter_map(move |(at, _)| {
             let path = path_after(text, at, word)?;
@@ -228,7 +229,7 @@ pub(crate) fn scan(text: &str) -> impl Iterator<Item = Include<'_>> {
             let before = &text[begin..at];
             match comments.get(line)? {
                 Comment::Yes => return None,
-                Comment::UnlessEnded if !before.contains(ENDS) => return None,
+                Comment::UnlessEnded if !may_end(before) => return None,
                 _ => {}
             }
             Some(Include {
@@ -240,8 +241,13 @@ pub(crate) fn scan(text: &str) -> impl Iterator<Item = Include<'_>> {
     })
 }
 
-/// What can end a rule, a list, a condition or a string.
-const ENDS: [char; 4] = [',', ')', '{', '"'];
+/// What makes the compiler open a file.
+const WORDS: [&str; 2] = ["include", "abi"];
+
+/// Whether `line` has what can end a rule, a list, a condition or a string.
+fn may_end(line: &str) -> bool {
+    line.bytes().any(|byte| b",){\"".contains(&byte))
+}
 
 fn comments(text: &str) -> Vec<Comment> {
     let mut kind = Comment::Yes;
@@ -258,7 +264,7 @@ fn comments(text: &str) -> Vec<Comment> {
                     line.ends_with([',', '{', '}']) || is_plain_include(line)
                 } else {
                     kind == Comment::UnlessEnded
-                        && (!line.contains(ENDS)
+                        && (!may_end(line)
                             || !["include", "exists", ">", "+", "="]
                                 .iter()
                                 .any(|word| line.contains(word)))
