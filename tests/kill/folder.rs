@@ -336,3 +336,25 @@ fn killed_after_it_is_settled() {
     let last = &own[own.len() - 60..];
     sweep("SIGKILL near the end of a pass that settles", &nodes, last);
 }
+
+/// What a killed pass has loaded is known as ours, even if its text is another by the next pass:
+/// then no blob proves it.
+#[test]
+fn edited_after_a_kill() {
+    let (native, undisturbed) = nodes(false).swap_remove(0);
+    let writes = kills_at_writes(&undisturbed.calls);
+    let own = writes.into_iter().filter(|(at, _)| at.process == 0);
+    let mut alone = 0;
+    for (at, what) in own {
+        native.reset();
+        native.pass(Some(at));
+        alone += usize::from(native.in_force().contains_key("custom.new"));
+        native.folder.want(
+            "custom.new",
+            "profile custom.new { file, deny /edited w, }\n",
+        );
+        let next = native.pass(None);
+        assert_eq!(next.ended, 0, "killed at {what}: {}", next.said);
+    }
+    assert!(alone > 0, "no kill left the new profile behind");
+}
