@@ -5,7 +5,8 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
-use crate::support::kernel::{compile, contents, loaded, remove, remove_all, replace, settle};
+use crate::policy::{contents, settle};
+use crate::support::kernel::{compile, loaded, remove, remove_all, replace};
 use crate::support::{confined, process::label, until};
 use crate::sweep::{InForce, Node, all, faults, kills, kills_at_writes, sweep, undisturbed};
 use crate::trace::{At, Trace, named, run};

@@ -6,6 +6,7 @@ mod guest;
 #[allow(dead_code, reason = "shared with tests/it")]
 #[path = "../it/node.rs"]
 mod node;
+mod policy;
 mod power;
 mod soak;
 #[allow(dead_code, unused_imports, reason = "shared with tests/guest")]

@@ -10,7 +10,8 @@ use std::process::{Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::support::kernel::{compile, contents, loaded, remove, remove_all, replace, settle};
+use crate::policy::{contents, settle};
+use crate::support::kernel::{compile, loaded, remove, remove_all, replace};
 use crate::support::{sh, until};
 use crate::trace::named;
 use model::{Held, Model, Text};

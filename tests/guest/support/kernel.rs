@@ -6,7 +6,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-const POLICY: &str = "/sys/kernel/security/apparmor";
+pub(crate) const POLICY: &str = "/sys/kernel/security/apparmor";
 
 /// Every loaded profile and its mode.
 pub(crate) fn loaded() -> BTreeMap<String, String> {
@@ -35,22 +35,6 @@ pub(crate) fn raw_data(name: &str) -> Option<Vec<u8>> {
     fs::read(folder.join("raw_data")).ok()
 }
 
-/// Each loaded name, and the blob that it was loaded from, byte for byte; children without.
-pub(crate) fn contents() -> BTreeMap<String, Vec<u8>> {
-    let names = loaded().into_keys().map(|name| (name, Vec::new()));
-    let mut names: BTreeMap<String, Vec<u8>> = names.collect();
-    for entry in fs::read_dir(Path::new(POLICY).join("policy/profiles"))
-        .unwrap()
-        .flatten()
-    {
-        let read = |file| fs::read(entry.path().join(file));
-        if let (Ok(name), Ok(raw)) = (read("name"), read("raw_data")) {
-            names.insert(String::from_utf8(name).unwrap().trim_end().to_owned(), raw);
-        }
-    }
-    names
-}
-
 pub(crate) fn revision() -> u64 {
     let text = fs::File::open(Path::new(POLICY).join("revision")).map(|mut file| {
         let mut buffer = [0; 32];
@@ -73,13 +57,6 @@ pub(crate) fn replace(blob: &[u8]) {
 
 pub(crate) fn remove(name: &str) {
     write(".remove", name.as_bytes()).unwrap();
-}
-
-/// Waits until the kernel has freed what was just removed or replaced. Linux 6.1 (seen with Debian's
-/// 6.1.176) panics later if the same blob is loaded again before that: it takes the copy that it is
-/// freeing for the one to keep, and whoever looks at the new profile's `raw_` files follows it.
-pub(crate) fn settle() {
-    std::thread::sleep(std::time::Duration::from_millis(250));
 }
 
 /// Removes every profile whose name starts with `prefix`.
