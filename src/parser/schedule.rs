@@ -23,6 +23,9 @@ const MOST: usize = 24;
 /// What a text costs beyond its length, in bytes: most of them include the same abstractions.
 const BASE_COST: usize = 8 * 1024;
 
+/// Bytes of such texts: they are in memory twice, which is little beside what a compiler may take.
+const SHARED_BYTES: usize = 512 * 1024;
+
 /// A text that takes longer than this while others wait for it is put off.
 const PATIENCE: Duration = Duration::from_secs(3);
 
@@ -124,14 +127,17 @@ struct Schedule<'a> {
 /// A compiler at work.
 struct Job {
     process: Process,
-    /// Texts without an answer, in the compiler's order.
+    /// In the compiler's order.
     texts: VecDeque<usize>,
+    /// What its first texts became, if it ends well: the compiler goes on after a policy that it
+    /// could not write, and tells of that by how it ends.
+    ready: Vec<Vec<u8>>,
     /// What is written, and not yet an answer; none: the compiler has one text, to its end.
     output: Option<Output>,
     proof_owed: bool,
     /// It has its whole time, whoever waits.
     patient: bool,
-    /// When the last answer came.
+    /// When its last text got ready.
     since: Instant,
     /// Killed for others' sake.
     put_off: bool,
@@ -171,6 +177,7 @@ impl Schedule<'_> {
                     proof_owed: self.unproven,
                     patient,
                     texts,
+                    ready: Vec::new(),
                     since: Instant::now(),
                     put_off: false,
                 }),
@@ -199,6 +206,7 @@ impl Schedule<'_> {
             1 => all,
             jobs => all / (2 * jobs),
         };
+        share = share.min(SHARED_BYTES);
         let mut left = VecDeque::with_capacity(self.waiting.len());
         for index in self.waiting.drain(..) {
             let fits = self.company && taken.len() < MOST && cost(index) <= share;
@@ -264,16 +272,15 @@ impl Schedule<'_> {
         job.texts.len() > 1 || !(job.patient || self.waiting.is_empty())
     }
 
-    /// Takes the answers that are ready; how `job` ended, if it did. Kills it when its time is up.
+    /// Takes what is ready; how `job` ended, if it did. Kills it when its time is up.
     fn look(&mut self, job: &mut Job) -> Option<Ended> {
         let ended = job.process.ended();
         for policy in job.policies(&self.mark) {
             job.since = Instant::now();
             if std::mem::take(&mut job.proof_owed) {
                 self.take_proof(job, &policy);
-            } else if let Some(index) = job.texts.pop_front() {
-                let policy = some_policy(self.texts[index].name, policy);
-                self.answers.push((index, policy));
+            } else {
+                job.ready.push(policy);
             }
         }
         let is_killed = job.process.given_up_at().is_some();
@@ -305,7 +312,8 @@ impl Schedule<'_> {
         self.outside.get_or_insert(why);
     }
 
-    /// `job` ended, with its last texts unanswered.
+    /// Takes the answers of `job`, which ended, or has its texts compiled again: the one that it was
+    /// at alone.
     fn end(&mut self, mut job: Job, ended: Ended) {
         if job.proof_owed {
             let errors = contents(job.process.errors, STDERR_LIMIT).unwrap_or_default();
@@ -316,7 +324,16 @@ impl Schedule<'_> {
             self.again(job.texts);
             return;
         }
-        let Some(index) = job.texts.pop_front() else {
+        let ended_well = ended == Ended::Status(0) && job.output.is_some();
+        if ended_well && job.ready.len() == job.texts.len() {
+            for (index, policy) in job.texts.into_iter().zip(job.ready) {
+                let policy = some_policy(self.texts[index].name, policy);
+                self.answers.push((index, policy));
+            }
+            return;
+        }
+        let at = job.ready.len().min(job.texts.len().saturating_sub(1));
+        let Some(index) = job.texts.remove(at) else {
             return;
         };
         let name = self.texts[index].name;
@@ -326,16 +343,12 @@ impl Schedule<'_> {
             self.answers
                 .push((index, self.compiler.result(name, job.process, ended)));
         } else if matches!(ended, Ended::Timeout | Ended::NotAllowed | Ended::Stuck) {
-            self.answers.push((
-                index,
-                Err(explain(name, &self.compiler.settings, "", ended)),
-            ));
+            let refusal = explain(name, &self.compiler.settings, "", ended);
+            self.answers.push((index, Err(refusal)));
         } else {
             self.alone.push_back(index);
         }
-        if ended == Ended::Status(0) && job.output.is_some() {
-            self.company = false;
-        }
+        self.company &= !ended_well;
         self.again(job.texts);
     }
 }

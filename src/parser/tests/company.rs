@@ -161,6 +161,28 @@ fn output_that_cannot_be_told_apart_costs_the_company_only() {
     assert_eq!(texts, [b"one".as_slice(), b"two", b"three"]);
 }
 
+/// The real one goes on after a policy that it could not write.
+#[test]
+fn what_a_failing_compiler_wrote_is_not_believed() {
+    let real = single(settings()).program;
+    let body = format!(
+        "real={}\n[ $# -lt 11 ] && exec $real \"$@\"\nbase=$6; shift 7\n$real -Q -K -S -j0 -b $base \"$@\"; exit 1",
+        real.display()
+    );
+    let program = script("failing", &body);
+    let compiler = single(Settings {
+        program: Some(program.clone()),
+        ..settings()
+    });
+    let results = by_index(compile(&compiler, &TEXTS));
+    fs::remove_file(program).unwrap();
+    let compiler = single(settings());
+    for (text, result) in TEXTS.iter().zip(results) {
+        let alone = compile(&compiler, &[text]).remove(0).1.unwrap();
+        assert!(result.unwrap() == alone, "{text}");
+    }
+}
+
 /// Here is no kernel that could confine: what fails is the proof, and nothing else.
 #[test]
 fn without_the_proof_the_texts_are_compiled_outside() {
