@@ -30,6 +30,14 @@ fn single(settings: Settings) -> Compiler {
     })
 }
 
+/// As [`single`], with `program` in the compiler's place.
+fn single_with(program: &Path) -> Compiler {
+    single(Settings {
+        program: Some(program.to_owned()),
+        ..settings()
+    })
+}
+
 /// A compiler that notes each start in a file of its own, and is the real one then.
 fn counted(name: &str) -> (PathBuf, PathBuf) {
     let folder = std::env::temp_dir().join(format!("armorer-test-{}-{name}.d", std::process::id()));
@@ -69,10 +77,7 @@ fn a_text_becomes_the_same_policy_in_any_company() {
 #[test]
 fn a_source_shares_a_compiler_and_keeps_it_to_itself() {
     let (program, folder) = counted("sources");
-    let compiler = single(Settings {
-        program: Some(program.clone()),
-        ..settings()
-    });
+    let compiler = single_with(&program);
     assert!(
         compile(&compiler, &TEXTS)
             .iter()
@@ -96,10 +101,7 @@ fn a_source_shares_a_compiler_and_keeps_it_to_itself() {
 #[test]
 fn what_is_bad_spoils_no_company_and_has_its_own_words() {
     let (program, folder) = counted("bad");
-    let compiler = single(Settings {
-        program: Some(program.clone()),
-        ..settings()
-    });
+    let compiler = single_with(&program);
     let bad = "profile custom.x {\n  /a r\n}\n";
     let mut texts = TEXTS.to_vec();
     texts.insert(2, bad);
@@ -151,10 +153,7 @@ fn a_slow_text_goes_last_even_where_only_one_compiler_runs() {
 #[test]
 fn output_that_cannot_be_told_apart_costs_the_company_only() {
     let program = script("junk", "for file; do :; done; cat \"$file\"");
-    let compiler = single(Settings {
-        program: Some(program.clone()),
-        ..settings()
-    });
+    let compiler = single_with(&program);
     let results = by_index(compile(&compiler, &["one", "two", "three"]));
     let texts: Vec<_> = results.into_iter().map(Result::unwrap).collect();
     fs::remove_file(program).unwrap();
@@ -170,10 +169,7 @@ fn what_a_failing_compiler_wrote_is_not_believed() {
         real.display()
     );
     let program = script("failing", &body);
-    let compiler = single(Settings {
-        program: Some(program.clone()),
-        ..settings()
-    });
+    let compiler = single_with(&program);
     let results = by_index(compile(&compiler, &TEXTS));
     fs::remove_file(program).unwrap();
     let compiler = single(settings());
