@@ -44,6 +44,8 @@ pub(crate) struct Applier<'a> {
     in_force: BTreeSet<ProfileName>,
     deferred: usize,
     stored: bool,
+    /// The stored blob that was read last.
+    read: Vec<u8>,
 }
 
 impl<'a> Applier<'a> {
@@ -79,6 +81,7 @@ impl<'a> Applier<'a> {
             in_force: BTreeSet::new(),
             deferred: 0,
             stored: false,
+            read: Vec::new(),
         })
     }
 
@@ -245,7 +248,7 @@ impl<'a> Applier<'a> {
         &mut self,
         policy: &Policy,
         candidate: Candidate,
-        blob: Option<Vec<u8>>,
+        blob: Option<&[u8]>,
     ) -> Result<(), Error> {
         let decision = self.view(policy).decide(&candidate);
         let name = candidate.name.as_str();
@@ -279,7 +282,7 @@ impl<'a> Applier<'a> {
             policy,
         )?;
         for (candidate, blob) in ready {
-            self.carry_out(policy, candidate, Some(blob))?;
+            self.carry_out(policy, candidate, Some(&blob))?;
         }
         Ok(())
     }
@@ -436,7 +439,7 @@ impl<'a> Applier<'a> {
     pub(crate) fn write(
         &mut self,
         candidate: Candidate,
-        blob: Option<Vec<u8>>,
+        blob: Option<&[u8]>,
         write: &Write,
     ) -> Result<(), Error> {
         let name = candidate.name.as_str().to_owned();
@@ -445,17 +448,16 @@ impl<'a> Applier<'a> {
             Pending::Replace | Pending::Remove => Verb::Replace,
         };
         if !self.dry {
-            let blob = match blob.map_or_else(|| self.folder.blob(candidate.blob), Ok) {
-                Ok(blob) => blob,
-                Err(why) => {
-                    self.forget_key(&candidate.name);
-                    let message = format!("{name}: {why}; the next pass compiles it again");
-                    self.problem(&name, ProblemKind::Failed, Verb::Fail, message);
-                    return Ok(());
-                }
-            };
+            if blob.is_none()
+                && let Err(why) = self.folder.blob(candidate.blob, &mut self.read)
+            {
+                self.forget_key(&candidate.name);
+                let message = format!("{name}: {why}; the next pass compiles it again");
+                self.problem(&name, ProblemKind::Failed, Verb::Fail, message);
+                return Ok(());
+            }
             self.claim_members(&candidate, write.intent)?;
-            if let Err(error) = self.kernel.replace(&blob) {
+            if let Err(error) = self.kernel.replace(blob.unwrap_or(&self.read)) {
                 self.release_claims(&candidate);
                 self.set_mut().counters.failures += 1;
                 let message = format!("{name}: {}", kernel_refused(&error));

@@ -5,18 +5,21 @@
 mod preflight;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{File, OpenOptions};
-use std::io::{self, Read as _, Write as _};
+use std::io;
 use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::OFlags;
-use sha2::{Digest as _, Sha256};
+use rustix::fs::{Mode, OFlags};
 use walkdir::WalkDir;
 
 use crate::error::Error;
-use crate::profile::{Digest, Mode};
+use crate::file;
+use crate::profile::{self, Digest};
+
+/// More than a name or a hash has, in bytes.
+const NAME_BYTES: u64 = 64 << 10;
+/// More than the kernel takes for a blob's size is no matter: it is not ours then.
+const BLOB_BYTES: u64 = 64 << 20;
 
 /// The policy interface of the running kernel, or of a folder made like it.
 #[derive(Clone, Debug)]
@@ -29,37 +32,6 @@ pub(crate) struct Kernel {
     apparmor: PathBuf,
     /// The process file system.
     proc: PathBuf,
-}
-
-/// What the kernel offers for comparing a loaded profile with a blob.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Contents {
-    /// The hash of the whole blob that the profile was loaded with.
-    Hash(Digest),
-    /// The file that holds that blob.
-    Raw(PathBuf),
-    /// Nothing: not in this kernel's configuration, or two profiles have that name.
-    Unverifiable,
-}
-
-impl Contents {
-    /// The digest of the blob, if the kernel tells.
-    fn digest(&self) -> Option<Digest> {
-        let file = match self {
-            Self::Hash(digest) => return Some(*digest),
-            Self::Raw(file) => file,
-            Self::Unverifiable => return None,
-        };
-        let mut file = File::open(file).ok()?;
-        let mut hash = Sha256::new();
-        let mut buffer = vec![0; 64 << 10];
-        loop {
-            match file.read(&mut buffer).ok()? {
-                0 => return Some(Digest::from_hash(hash)),
-                length => hash.update(&buffer[..length]),
-            }
-        }
-    }
 }
 
 impl Kernel {
@@ -94,14 +66,10 @@ impl Kernel {
     /// does not count.
     pub(crate) fn revision(&self) -> Option<u64> {
         // Blocking, the first read would wait for the first policy, and a second one for the next.
-        let nonblock = i32::try_from(OFlags::NONBLOCK.bits()).ok()?;
-        let mut file = OpenOptions::new()
-            .read(true)
-            .custom_flags(nonblock)
-            .open(self.apparmor.join("revision"))
-            .ok()?;
+        let flags = OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let file = rustix::fs::open(self.apparmor.join("revision"), flags, Mode::empty()).ok()?;
         let mut text = [0; 32];
-        let length = file.read(&mut text).ok()?;
+        let length = rustix::io::read(file, &mut text).ok()?;
         std::str::from_utf8(&text[..length])
             .ok()?
             .trim()
@@ -113,7 +81,7 @@ impl Kernel {
     ///
     /// # Errors
     /// The list cannot be read.
-    pub(crate) fn profiles(&self) -> Result<BTreeMap<String, Mode>, Error> {
+    pub(crate) fn profiles(&self) -> Result<BTreeMap<String, profile::Mode>, Error> {
         const TRIES: usize = 5;
         let file = self.apparmor.join("profiles");
         let mut tries = 0;
@@ -161,25 +129,19 @@ impl Kernel {
         &self.proc
     }
 
-    /// The digest of the blob that each of `names` was loaded with, where the kernel tells.
-    pub(crate) fn digests(&self, names: &BTreeSet<&str>) -> BTreeMap<String, Digest> {
-        let contents = self.contents(names).into_iter();
-        contents
-            .filter_map(|(name, contents)| Some((name.to_owned(), contents.digest()?)))
-            .collect()
-    }
-
-    /// For each of `names` that is loaded, what there is to compare; from one look at the folder.
+    /// The digest of the blob that each of `names` was loaded with; from one look at the folder.
     ///
-    /// A name that is absent here is not loaded, or the kernel does not show it: see `profiles`.
-    fn contents<'a>(&self, names: &BTreeSet<&'a str>) -> BTreeMap<&'a str, Contents> {
-        let mut encoded: BTreeMap<Vec<u8>, Vec<&'a str>> = BTreeMap::new();
+    /// A name that is absent here is not loaded (see `profiles`), or the kernel does not tell: that
+    /// is not in its configuration, or two profiles have that name.
+    pub(crate) fn digests(&self, names: &BTreeSet<&str>) -> BTreeMap<String, Digest> {
+        let mut encoded: BTreeMap<Vec<u8>, Vec<&str>> = BTreeMap::new();
         for name in names {
             encoded.entry(encode(name)).or_default().push(name);
         }
-        let mut found = BTreeMap::new();
+        let mut found: BTreeMap<String, Option<Digest>> = BTreeMap::new();
+        let (mut hashes, mut bytes) = (true, Vec::new());
         let Ok(folder) = std::fs::read_dir(self.apparmor.join("policy/profiles")) else {
-            return found;
+            return BTreeMap::new();
         };
         for entry in folder.flatten() {
             let folder_name = entry.file_name();
@@ -189,18 +151,21 @@ impl Kernel {
                 continue;
             };
             let folder = entry.path();
-            let Ok(text) = std::fs::read(folder.join("name")) else {
+            let file = folder.join("name");
+            if file::read_into(&file, NAME_BYTES, &mut bytes).is_err() {
                 continue;
-            };
-            let text = text.strip_suffix(b"\n").unwrap_or(&text);
+            }
+            let text = bytes.strip_suffix(b"\n").unwrap_or(&bytes);
             if let Some(name) = candidates.iter().find(|name| name.as_bytes() == text) {
                 found
-                    .entry(*name)
-                    .and_modify(|contents| *contents = Contents::Unverifiable)
-                    .or_insert_with(|| offered(&folder));
+                    .entry((*name).to_owned())
+                    .and_modify(|digest| *digest = None)
+                    .or_insert_with(|| loaded_from(&folder, &mut hashes, &mut bytes));
             }
         }
-        found
+        let told = found.into_iter();
+        told.filter_map(|(name, digest)| Some((name, digest?)))
+            .collect()
     }
 
     /// Loads or replaces the profiles of one blob, all or none.
@@ -223,7 +188,8 @@ impl Kernel {
 
 /// The kernel takes what one write(2) brings from offset 0 as the whole.
 fn write_once(file: &Path, bytes: &[u8]) -> io::Result<()> {
-    let written = OpenOptions::new().write(true).open(file)?.write(bytes)?;
+    let flags = OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NOCTTY;
+    let written = rustix::io::write(rustix::fs::open(file, flags, Mode::empty())?, bytes)?;
     if written == bytes.len() {
         Ok(())
     } else {
@@ -235,31 +201,33 @@ fn write_once(file: &Path, bytes: &[u8]) -> io::Result<()> {
 }
 
 /// The lines `NAME (MODE)`, without those of other policy namespaces (`:NAMESPACE:NAME (MODE)`).
-pub(crate) fn listed(list: &[u8]) -> BTreeMap<String, Mode> {
+pub(crate) fn listed(list: &[u8]) -> BTreeMap<String, profile::Mode> {
     String::from_utf8_lossy(list)
         .lines()
         .filter(|line| !line.is_empty() && !line.starts_with(':'))
         .map(|line| {
             line.strip_suffix(')')
                 .and_then(|line| line.rsplit_once(" ("))
-                .map_or((line.to_owned(), Mode::Unknown), |(name, mode)| {
-                    (name.to_owned(), Mode::of(mode))
+                .map_or((line.to_owned(), profile::Mode::Unknown), |(name, mode)| {
+                    (name.to_owned(), profile::Mode::of(mode))
                 })
         })
         .collect()
 }
 
-/// What a profile's folder holds for a comparison.
-fn offered(folder: &Path) -> Contents {
-    let hash = std::fs::read_to_string(folder.join("raw_sha256"))
-        .ok()
-        .and_then(|text| Digest::try_from(text.trim().to_owned()).ok());
-    let raw = folder.join("raw_data");
-    match hash {
-        Some(hash) => Contents::Hash(hash),
-        None if raw.exists() => Contents::Raw(raw),
-        None => Contents::Unverifiable,
+/// The digest of the blob that the profile with this folder was loaded with: the kernel's own
+/// word, else of the bytes that it kept. Where one had no such hash, the bytes are asked for first.
+fn loaded_from(folder: &Path, hashes: &mut bool, bytes: &mut Vec<u8>) -> Option<Digest> {
+    let raw = |bytes: &mut Vec<u8>| {
+        file::read_into(&folder.join("raw_data"), BLOB_BYTES, bytes).ok()?;
+        Some(Digest::of(bytes))
+    };
+    if !*hashes && let Some(digest) = raw(bytes) {
+        return Some(digest);
     }
+    *hashes = file::read_into(&folder.join("raw_sha256"), NAME_BYTES, bytes).is_ok();
+    let hash = String::from_utf8_lossy(bytes).trim().to_owned();
+    Digest::try_from(hash).ok().or_else(|| raw(bytes))
 }
 
 /// The name of a profile's folder, as the kernel's `mangle_name` makes it; its ctype is Latin-1's.

@@ -32,6 +32,7 @@
 //! advice           what compiles but hurts in a cluster
 //! kubernetes       the API: its client, events, the start-up taint, what pods name
 //! own_policy       the profile that confines the compiler, loaded first
+//! file             whole files in few system calls
 //! kernel           securityfs: the only module that spells its paths
 //! confined         who is confined by what: the complete scan of /proc
 //! state            versioned JSON by set; its folder: lock, atomic save, stored policy
@@ -54,6 +55,7 @@ mod clock;
 mod commands;
 mod confined;
 mod error;
+mod file;
 mod includes;
 mod kernel;
 mod kubernetes;

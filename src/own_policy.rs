@@ -83,7 +83,7 @@ pub(crate) fn load(
         applier.store(&candidate, &cage.text, blob)?;
     }
     applier.claim(once(&candidate), empty(), &policy)?;
-    applier.carry_out(&policy, candidate, blob)?;
+    applier.carry_out(&policy, candidate, blob.as_deref())?;
     applier.read_back()?;
     let report = applier.finish(None)?;
     let state = if dry { state } else { folder.load()? };
@@ -142,7 +142,7 @@ fn name() -> ProfileName {
 fn recorded(applier: &Applier, key: Digest) -> Option<Candidate> {
     let name = name();
     let record = applier.set().profiles.get(&name)?;
-    let stored = applier.folder().blob(record.blob).is_ok();
+    let stored = applier.folder().blob(record.blob, &mut Vec::new()).is_ok();
     (record.key == key && stored).then(|| Candidate::recorded(&name, record))
 }
 

@@ -163,23 +163,29 @@ impl Compiler {
         mark
     }
 
-    /// The digest of what decides, besides text, includes and kernel, what a text becomes.
+    /// The digest of the program itself.
     ///
     /// # Errors
-    /// The compiler cannot be read.
-    pub(crate) fn environment(&self) -> Result<Digest, Error> {
+    /// It cannot be read.
+    pub(crate) fn digest(&self) -> Result<Digest, Error> {
         let program = fs::read(&self.program)
             .map_err(Error::io(format!("read {}", self.program.display())))?;
+        Ok(Digest::of(&program))
+    }
+
+    /// The digest of what decides, besides text, includes and kernel, what a text becomes;
+    /// `program` is that of the program.
+    pub(crate) fn environment(&self, program: Digest) -> Digest {
         let config = fs::read(CONFIG).unwrap_or_default();
         let mut parts = vec![
-            Digest::of(&program).to_string().into_bytes(),
+            program.to_string().into_bytes(),
             vec![u8::from(self.settings.complain)],
         ];
         for path in explain::feature_files(&String::from_utf8_lossy(&config)) {
             parts.push(fs::read(&path).unwrap_or_default());
         }
         parts.push(config);
-        Ok(Digest::of_parts(parts))
+        Digest::of_parts(parts)
     }
 
     /// Starts a compiler on `proof` and `texts`. With a `mark`, the policy of each is followed by that

@@ -211,11 +211,6 @@ impl Digest {
         }
         Self(hash.finalize().into())
     }
-
-    /// The digest that `hash` has come to.
-    pub(crate) fn from_hash(hash: Sha256) -> Self {
-        Self(hash.finalize().into())
-    }
 }
 
 impl AsRef<[u8]> for Digest {

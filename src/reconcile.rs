@@ -100,11 +100,14 @@ fn run_locked(
         let set = state.sets.remove(&common.set);
         return Ok(Report::unchanged(set.unwrap_or_default()));
     }
-    let environment = Digest::of_parts([pass.compiler.environment()?, kernel.features()?]);
+    let program = pass.program(&state)?;
+    let environment = pass.compiler.environment(program);
+    let environment = Digest::of_parts([environment, kernel.features()?]);
     let (state, own_changes) = pass.own_policy(&kernel, folder, state, environment, dry)?;
     let mut applier = Applier::new(&kernel, folder, state, &common.set, dry, Stamp::now())?;
     applier.observe_contents(&settings.rules.prefix);
     pass.converge(&mut applier, &mut includes, environment)?;
+    applier.set_mut().parser = Some(program);
     let mut report = applier.finish(settings.copy_to.as_deref())?;
     report.quiet &= !own_changes.iter().any(|change| change.action.writes());
     report.changes.splice(0..0, own_changes);
@@ -261,6 +264,15 @@ impl Pass<'_> {
                 .includes
                 .iter()
                 .all(|(path, digest)| includes.digest_now(path) == *digest)
+    }
+
+    /// The digest of the compiler's program: the recorded one while its files look the same, as
+    /// for a pass that changes nothing.
+    fn program(&self, state: &State) -> Result<Digest, Error> {
+        let set = state.sets.get(&self.settings.common.set);
+        let same = set.filter(|set| set.parser_mark.as_ref() == Some(&self.parser_mark));
+        same.and_then(|set| set.parser)
+            .map_or_else(|| self.compiler.digest(), Ok)
     }
 
     /// Puts armorer's own profile in force, or takes it away.

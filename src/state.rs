@@ -58,6 +58,9 @@ pub(crate) struct Set {
     pub(crate) environment: Option<Digest>,
     /// How the parser's files looked; a change only means that `environment` is looked at anew.
     pub(crate) parser_mark: Option<String>,
+    /// The digest of the parser's program, as long as its files look like that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) parser: Option<Digest>,
     /// The kernel's policy revision, if all of it was this set's doing or seen by it.
     pub(crate) kernel_revision: Option<u64>,
     /// Whether what is loaded could be compared with what was compiled.
@@ -207,15 +210,19 @@ impl State {
                  again, with --adopt for profiles that stay loaded on a kernel that cannot prove whose they are"
             ))
         };
-        let header: Header = serde_json::from_slice(text).map_err(corrupt)?;
-        if header.schema > SCHEMA {
+        let state = serde_json::from_slice::<Self>(text);
+        // What a newer schema holds need not fit this one's types.
+        let schema = match &state {
+            Ok(state) => state.schema,
+            Err(_) => serde_json::from_slice::<Header>(text).map_or(0, |header| header.schema),
+        };
+        if schema > SCHEMA {
             return Err(Error::State(format!(
-                "the state file has schema {}, and this version knows {SCHEMA}: run the newer armorer \
-                 that wrote it, or move state.json away to start anew; nothing was changed",
-                header.schema
+                "the state file has schema {schema}, and this version knows {SCHEMA}: run the newer armorer \
+                 that wrote it, or move state.json away to start anew; nothing was changed"
             )));
         }
-        serde_json::from_slice(text).map_err(corrupt)
+        state.map_err(corrupt)
     }
 
     /// The state as it goes to the disk.
@@ -275,9 +282,14 @@ mod tests {
 
     #[test]
     fn a_newer_schema_is_refused_with_the_way_out() {
-        let error = State::parse(br#"{"schema": 2, "other": []}"#).unwrap_err();
-        assert!(error.to_string().contains("schema 2"), "{error}");
-        assert!(error.to_string().contains("newer armorer"), "{error}");
+        for text in [
+            r#"{"schema": 2, "other": []}"#,
+            r#"{"schema": 2, "sets": []}"#,
+        ] {
+            let error = State::parse(text.as_bytes()).unwrap_err();
+            assert!(error.to_string().contains("schema 2"), "{error}");
+            assert!(error.to_string().contains("newer armorer"), "{error}");
+        }
     }
 
     #[test]

@@ -9,11 +9,10 @@ use crate::clock::Stamp;
 use crate::error::{Error, Exit};
 use crate::kernel::Kernel;
 use crate::plan::{Candidate, Policy, Verb};
-use crate::profile::ProfileName;
 use crate::report::Report;
 use crate::settings::{Common, Env, lock_timeout};
 use crate::state::folder::Folder;
-use crate::state::{ProblemKind, Record, Set};
+use crate::state::{ProblemKind, Set};
 
 /// Loads what every set last had in force.
 pub(crate) fn run(flags: &args::Restore, common: &Common, env: Env) -> Result<Report, Error> {
@@ -57,21 +56,25 @@ fn restore(set: &str, kernel: &Kernel, folder: &mut Folder) -> Result<Report, Er
     state.enter_boot(&kernel.boot_id()?);
     let mut applier = Applier::new(kernel, folder, state, set, false, Stamp::now())?;
     applier.observe_contents("");
-    let records: Vec<_> = applier.set().profiles.clone().into_iter().collect();
-    let mut candidates = Vec::new();
-    for (name, record) in records {
-        match checked(applier.folder(), &name, &record) {
-            Ok(()) => candidates.push(Candidate::recorded(&name, &record)),
+    let recorded = applier.set().profiles.iter();
+    let candidates: Vec<_> = recorded
+        .map(|(name, record)| Candidate::recorded(name, record))
+        .collect();
+    applier.claim(candidates.iter(), std::iter::empty(), &policy)?;
+    let mut blob = Vec::new();
+    for candidate in candidates {
+        match stored(applier.folder(), &candidate, &mut blob) {
+            Ok(()) => applier.carry_out(&policy, candidate, Some(&blob))?,
             Err(why) => {
+                let name = candidate.name;
                 let message = format!("{name}: {why}; the next pass compiles it from its text");
                 applier.forget_key(&name);
+                for member in &candidate.members {
+                    applier.release_claim(&member.name);
+                }
                 applier.problem(name.as_str(), ProblemKind::Failed, Verb::Fail, message);
             }
         }
-    }
-    applier.claim(candidates.iter(), std::iter::empty(), &policy)?;
-    for candidate in candidates {
-        applier.carry_out(&policy, candidate, None)?;
     }
     applier.read_back()?;
     applier.keep_refusals();
@@ -80,22 +83,24 @@ fn restore(set: &str, kernel: &Kernel, folder: &mut Folder) -> Result<Report, Er
     applier.finish(None)
 }
 
-/// The stored blob is what the record says, and brings the names that were checked then.
-fn checked(folder: &Folder, name: &ProfileName, record: &Record) -> Result<(), String> {
-    let blob = folder.blob(record.blob)?;
-    let members = blob::members(&blob)?;
+/// Reads the stored blob, which must be what the record says, and bring the names that were checked
+/// then.
+fn stored(folder: &Folder, candidate: &Candidate, blob: &mut Vec<u8>) -> Result<(), String> {
+    folder.blob(candidate.blob, blob)?;
+    let members = blob::members(blob)?;
     let allowed = |member: &blob::Member| {
         member.namespace.is_none()
-            && record
+            && candidate
                 .members
                 .iter()
                 .any(|recorded| recorded.name == member.name && recorded.mode == member.mode)
     };
-    if members.len() == record.members.len() && members.iter().all(allowed) {
+    if members.len() == candidate.members.len() && members.iter().all(allowed) {
         Ok(())
     } else {
         Err(format!(
-            "the stored policy of {name} holds other names than recorded"
+            "the stored policy of {} holds other names than recorded",
+            candidate.name
         ))
     }
 }

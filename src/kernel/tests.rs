@@ -2,6 +2,7 @@ use std::fs;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::*;
+use crate::profile::Mode;
 
 /// A folder made like a node's, gone when dropped.
 struct Node(PathBuf);

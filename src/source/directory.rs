@@ -12,20 +12,20 @@ mod tree;
 
 use std::borrow::Cow;
 use std::ffi::{CStr, CString, OsStr};
-use std::fs::{self, File};
-use std::io::{self, Read as _};
+use std::fs;
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
-use rustix::buffer::spare_capacity;
 use rustix::fs::{AtFlags, FileType, Mode, Stat};
 use rustix::io::Errno;
 
 use super::{Budget, text, too_large};
 use crate::error::Error;
+use crate::file;
 use crate::profile::{RawProfile, Refusal, RefusalKind, printable};
 use tree::{Folder, OPEN, open_below, open_file, walk};
 
@@ -217,13 +217,8 @@ impl Reading<'_> {
         if size > limit {
             return Ok(Err(too_large(limit)));
         }
-        // Room for more than the size: what is read then is the size and no more, or changing.
-        let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or(0) + 64);
-        rustix::io::read(&file, spare_capacity(&mut bytes))?;
-        if size == 0 || bytes.len() as u64 != size {
-            let rest = limit.saturating_add(1).saturating_sub(bytes.len() as u64);
-            File::from(file).take(rest).read_to_end(&mut bytes)?;
-        }
+        let mut bytes = Vec::new();
+        file::read_open(file, size, limit, &mut bytes)?;
         if bytes.len() as u64 > limit {
             return Ok(Err(too_large(limit)));
         }

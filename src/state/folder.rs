@@ -28,6 +28,7 @@ use serde::de::DeserializeOwned;
 
 use super::{Set, State};
 use crate::error::Error;
+use crate::file;
 use crate::profile::Digest;
 
 /// The largest stored blob that is read back, in bytes.
@@ -181,11 +182,11 @@ impl Folder {
         sync_folder(&self.path.join("policy")).map_err(self.unusable("store policy in"))
     }
 
-    /// The stored blob, if it is there and unharmed.
-    pub(crate) fn blob(&self, digest: Digest) -> Result<Vec<u8>, String> {
-        let blob = read_limited(&self.blob_path(digest), BLOB_LIMIT)?;
-        if Digest::of(&blob) == digest {
-            Ok(blob)
+    /// Reads the stored blob into `blob`, if it is there and unharmed.
+    pub(crate) fn blob(&self, digest: Digest, blob: &mut Vec<u8>) -> Result<(), String> {
+        stored(&self.blob_path(digest), blob)?;
+        if Digest::of(blob) == digest {
+            Ok(())
         } else {
             Err("the stored policy is damaged".into())
         }
@@ -193,7 +194,8 @@ impl Folder {
 
     /// The stored text, if it is there and unharmed.
     pub(crate) fn text(&self, digest: Digest) -> Result<String, String> {
-        let text = read_limited(&self.text_path(digest), BLOB_LIMIT)?;
+        let mut text = Vec::new();
+        stored(&self.text_path(digest), &mut text)?;
         if Digest::of(&text) != digest {
             return Err("the stored text is damaged".into());
         }
@@ -239,7 +241,7 @@ impl Folder {
     /// What `keep_memo` kept last; none if that is lost.
     pub(crate) fn memo<T: DeserializeOwned>(&self, name: &str, set: &str) -> Option<T> {
         let path = self.memo_path(name, set);
-        let text = read_limited(&path, MEMO_LIMIT).ok()?;
+        let text = file::read(&path, MEMO_LIMIT).ok()?;
         serde_json::from_slice(&text).ok()
     }
 
@@ -288,20 +290,16 @@ impl Folder {
     }
 }
 
+fn stored(path: &Path, bytes: &mut Vec<u8>) -> Result<(), String> {
+    file::read_into(path, BLOB_LIMIT, bytes).map_err(|error| format!("{}: {error}", path.display()))
+}
+
 fn text_name(text: Digest) -> String {
     format!("{text}.text")
 }
 
 fn blob_name(blob: Digest) -> String {
     format!("{blob}.blob")
-}
-
-fn read_limited(path: &Path, limit: u64) -> Result<Vec<u8>, String> {
-    let length = fs::metadata(path).map_err(|error| error.to_string())?.len();
-    if length > limit {
-        return Err("the stored policy is too large to be ours".into());
-    }
-    fs::read(path).map_err(|error| error.to_string())
 }
 
 /// Writes `path` if it is not there with this length: its name is its digest, and a file that a
@@ -405,13 +403,21 @@ mod tests {
         let _lock = folder.lock(Duration::ZERO).unwrap();
         let (text, blob) = (Digest::of(b"text"), Digest::of(b"blob"));
         folder.store((text, "text"), Some((blob, b"blob"))).unwrap();
-        assert_eq!(folder.blob(blob).unwrap(), b"blob");
+        let mut read = Vec::new();
+        folder.blob(blob, &mut read).unwrap();
+        assert_eq!(read, b"blob");
         std::fs::write(folder.blob_path(blob), "blub").unwrap();
-        assert!(folder.blob(blob).unwrap_err().contains("damaged"));
+        assert!(
+            folder
+                .blob(blob, &mut read)
+                .unwrap_err()
+                .contains("damaged")
+        );
         folder.store((text, "text"), Some((blob, b"blob"))).unwrap();
-        assert_eq!(folder.blob(blob).unwrap(), b"blob");
+        folder.blob(blob, &mut read).unwrap();
+        assert_eq!(read, b"blob");
         folder.prune(&State::default());
-        assert!(folder.blob(blob).is_err() && folder.text(text).is_err());
+        assert!(folder.blob(blob, &mut read).is_err() && folder.text(text).is_err());
         std::fs::remove_dir_all(path).unwrap();
     }
 }

@@ -276,7 +276,7 @@ fn what_cannot_be_read_makes_the_source_unread() {
     temp.write("a", "1");
     temp.write("b", "1");
     fs::set_permissions(temp.0.join("b"), fs::Permissions::from_mode(0o0)).unwrap();
-    if File::open(temp.0.join("b")).is_err() {
+    if fs::File::open(temp.0.join("b")).is_err() {
         assert!(matches!(temp.read(), Err(Error::Source(_))));
     }
 }

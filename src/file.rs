@@ -1,0 +1,99 @@
+//! Whole files in few system calls: a pass with nothing to do is made of little else.
+
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::os::fd::OwnedFd;
+use std::path::Path;
+
+use rustix::buffer::spare_capacity;
+use rustix::fs::{Mode, OFlags};
+
+/// The bytes of the file at `path`, of which there may be `limit`: open, fstat, read, close.
+///
+/// # Errors
+/// The system's; `InvalidData` for more than `limit` bytes.
+pub(crate) fn read(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    read_into(path, limit, &mut bytes)?;
+    Ok(bytes)
+}
+
+/// As `read`, in place of what `bytes` held: many files in one buffer, since musl maps and unmaps
+/// memory for each of these sizes.
+///
+/// # Errors
+/// As `read`'s; `bytes` then holds a part or nothing.
+pub(crate) fn read_into(path: &Path, limit: u64, bytes: &mut Vec<u8>) -> io::Result<()> {
+    bytes.clear();
+    let file = rustix::fs::open(path, OFlags::CLOEXEC | OFlags::NOCTTY, Mode::empty())?;
+    let size = u64::try_from(rustix::fs::fstat(&file)?.st_size).unwrap_or(u64::MAX);
+    if size <= limit {
+        read_open(file, size, limit, bytes)?;
+    }
+    if size.max(bytes.len() as u64) > limit {
+        let line = format!("more than {limit} bytes");
+        return Err(io::Error::new(io::ErrorKind::InvalidData, line));
+    }
+    Ok(())
+}
+
+/// Appends what `file` holds from where it stands, at most one byte more than `limit`: one read where
+/// it is as long as `size` says; 0 says nothing, as for the files that a kernel makes up.
+///
+/// # Errors
+/// The system's.
+pub(crate) fn read_open(
+    file: OwnedFd,
+    size: u64,
+    limit: u64,
+    bytes: &mut Vec<u8>,
+) -> io::Result<()> {
+    // Room for more than the size: what is read then is the size and no more, or changing.
+    bytes.reserve(usize::try_from(size).unwrap_or(0).saturating_add(64));
+    let read = rustix::io::read(&file, spare_capacity(bytes))? as u64;
+    if size == 0 || read != size {
+        let rest = limit.saturating_add(1).saturating_sub(read);
+        File::from(file).take(rest).read_to_end(bytes)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_read_whole_up_to_the_limit() {
+        let path = std::env::temp_dir().join(format!("armorer-file-{}", std::process::id()));
+        std::fs::write(&path, "0123456789").unwrap();
+        assert_eq!(read(&path, 10).unwrap(), b"0123456789");
+        let mut bytes = b"longer than what is read".to_vec();
+        read_into(&path, 10, &mut bytes).unwrap();
+        assert_eq!(bytes, b"0123456789");
+        let error = read(&path, 9).unwrap_err();
+        assert_eq!(error.to_string(), "more than 9 bytes");
+        std::fs::remove_file(&path).unwrap();
+        assert_eq!(read(&path, 9).unwrap_err().kind(), io::ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn a_size_that_is_wrong_loses_nothing() {
+        let path = std::env::temp_dir().join(format!("armorer-size-{}", std::process::id()));
+        std::fs::write(&path, "x".repeat(1000)).unwrap();
+        for size in [0, 10, 999, 1001, 5000] {
+            let mut bytes = Vec::new();
+            read_open(File::open(&path).unwrap().into(), size, 2000, &mut bytes).unwrap();
+            assert_eq!(bytes.len(), 1000, "{size}");
+        }
+        let mut bytes = Vec::new();
+        read_open(File::open(&path).unwrap().into(), 0, 500, &mut bytes).unwrap();
+        assert_eq!(bytes.len(), 501);
+        std::fs::remove_file(&path).unwrap();
+    }
+
+    #[test]
+    fn a_file_that_the_kernel_makes_up_is_read() {
+        let text = read(Path::new("/proc/self/status"), 1 << 20).unwrap();
+        assert!(text.starts_with(b"Name:"));
+    }
+}
