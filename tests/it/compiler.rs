@@ -9,11 +9,16 @@ use crate::node::{Node, Run, assert_plain, parser, profile};
 fn plan(script: &str, arguments: &[&str]) -> Run {
     let node = Node::new();
     node.want("custom.a", profile("custom.a"));
+    let parser = install(&node, script);
+    node.plan(&[&["--parser", parser.as_str()], arguments].concat())
+}
+
+/// Puts `script` in the compiler's place, and says where that is.
+fn install(node: &Node, script: &str) -> String {
     node.write("parser", format!("#!/bin/sh\n{script}\n"));
     let parser = node.path("parser");
     std::fs::set_permissions(&parser, PermissionsExt::from_mode(0o755)).unwrap();
-    let parser = node.arg("parser");
-    node.plan(&[&["--parser", parser.as_str()], arguments].concat())
+    node.arg("parser")
 }
 
 #[track_caller]
@@ -34,6 +39,24 @@ fn one_that_hangs_is_killed_when_its_time_is_up() {
         "✗ refused   custom.a was not compiled within 500ms: several ** in one rule are what takes long",
         "1 refused",
     ]);
+}
+
+#[test]
+fn one_that_was_exchanged_compiles_everything_anew() {
+    let node = Node::with(&["custom.a", "custom.b"]);
+    let real = parser().display().to_string();
+    let parser = install(&node, &format!("exec {real} \"$@\""));
+    let pass = || node.reconcile(&["--parser", &parser]);
+    pass().assert(0);
+    node.want("custom.c", profile("custom.c"));
+    // The node does not load it.
+    assert!(!pass().assert(1).stderr().contains("custom.a"));
+    install(&node, "echo not today >&2; exit 1");
+    let run = pass().assert(1);
+    for name in ["custom.a", "custom.b", "custom.c"] {
+        let refused = format!("✗ refused   {name} was not compiled: not today");
+        assert!(run.stderr().contains(&refused), "{run}");
+    }
 }
 
 #[test]
