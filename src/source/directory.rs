@@ -168,7 +168,9 @@ impl Reading<'_> {
                 match target.to_bytes().strip_prefix(b"..data/") {
                     // Read in the dated folder, unless this is the link of a removed key.
                     Some(key) if folder.volume && key == name.to_bytes() => return Ok(()),
-                    Some(_) if !folder.volume => return Err(failed(Errno::NOENT.into())),
+                    Some(_) if !folder.volume => {
+                        return Err(leads_nowhere(&folder.shown.join(part), "..data"));
+                    }
                     _ => self.link(root, &folder.below.join(part)).map_err(failed)?,
                 }
             }
@@ -265,6 +267,15 @@ fn changed(path: &Path) -> Fault {
     Fault::Changed(printable(&format!(
         "{} changed each time it was read: let it rest, or exchange files by rename",
         path.display()
+    )))
+}
+
+/// A link of a volume whose folder is not there: the next moment of an exchange, or for good.
+fn leads_nowhere(link: &Path, target: &str) -> Fault {
+    Fault::Changed(printable(&format!(
+        "{} leads to {target}, which is not there: the next pass looks again; if it stays so, mount the \
+         ConfigMap anew, or put the folder there",
+        link.display()
     )))
 }
 

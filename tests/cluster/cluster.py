@@ -468,7 +468,7 @@ def test_a_configmap_that_is_empty_or_half_there_removes_nothing():
         whole = os.readlink("/srv/trial/..data")
         os.symlink("..2026_01_01_00_00_00.gone", "/srv/trial/..data_tmp")
         os.rename("/srv/trial/..data_tmp", "/srv/trial/..data")
-        trial_says("/profiles changed each time it was read")
+        trial_says("/profiles/..data leads to ..2026_01_01_00_00_00.gone, which is not there")
         trial_ready(False)
         assert "custom.trial" in loaded()
         os.unlink("/srv/trial/..data")

@@ -70,9 +70,11 @@ fn a_config_map_half_gone_is_no_empty_wish() {
     let before = node.read("var/lib/armorer/state.json");
     node.remove("volume/..2026_01_01_00_00_00.1");
     let pass = ["reconcile", "volume", "--remove-after", "0s"];
-    node.run(&pass).fails(3, &["volume", "changed each time"]);
+    let dated = "volume/..data leads to ..2026_01_01_00_00_00.1, which is not there";
+    node.run(&pass).fails(3, &[dated, "next pass"]);
     node.remove("volume/..data");
-    node.run(&pass).fails(3, &["changed each time"]);
+    let link = "volume/custom.a leads to ..data, which is not there";
+    node.run(&pass).fails(3, &[link, "next pass"]);
     assert_eq!(node.removed(), "");
     assert_eq!(node.read("var/lib/armorer/state.json"), before);
 }

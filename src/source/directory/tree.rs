@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, Stat};
 use rustix::io::Errno;
 
-use super::{Fault, fault, give_up};
+use super::{Fault, fault, give_up, leads_nowhere};
 use crate::source::is_skipped;
 
 /// Folders below folders, at most.
@@ -71,7 +71,10 @@ impl Walk {
         // Asked for by name: a listing can miss a name that is renamed over meanwhile.
         let dated = dated(fd, shown)?;
         if let Some(dated) = &dated {
-            let inner = open_folder(fd, dated).map_err(|errno| fault(shown, errno))?;
+            let inner = open_folder(fd, dated).map_err(|errno| match errno {
+                Errno::NOENT => leads_nowhere(&shown.join("..data"), &dated.to_string_lossy()),
+                errno => fault(shown, errno),
+            })?;
             let below = below.join(OsStr::from_bytes(dated.as_bytes()));
             self.list(&inner, shown, &below, false, depth)?;
         }
