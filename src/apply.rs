@@ -1,27 +1,26 @@
 //! Does what was decided, and keeps the record of it; never stops at one profile.
 
+mod claims;
+mod problems;
 mod removal;
+mod writing;
 
 pub(crate) use removal::Pods;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io;
 use std::iter::empty;
 use std::path::Path;
-use std::time::Duration;
-
-use rustix::io::Errno;
 
 use crate::clock::Stamp;
 use crate::error::{Error, Exit};
 use crate::kernel::Kernel;
 use crate::plan::{
-    CONTEST_WINDOW, Candidate, Change, Decision, Observed, Policy, Verb, View, Write, parent,
+    CONTEST_WINDOW, Candidate, Change, Decision, Observed, Policy, Verb, View, parent,
 };
-use crate::profile::{Digest, ProfileName, Refusal, RefusalKind};
+use crate::profile::{Digest, ProfileName};
 use crate::report::{self, Report, copies};
 use crate::state::folder::Folder;
-use crate::state::{Owned, Pending, Problem, ProblemKind, Record, Set, State};
+use crate::state::{Owned, Problem, ProblemKind, Record, Set, State};
 
 /// A pass's hands: the kernel, the state, and what was done so far.
 pub(crate) struct Applier<'a> {
@@ -144,72 +143,6 @@ impl<'a> Applier<'a> {
         self.changes.push(change);
     }
 
-    /// Notes what stands in the way of `name`.
-    pub(crate) fn problem(&mut self, name: &str, kind: ProblemKind, verb: Verb, message: String) {
-        self.note(name, kind, None, message.clone());
-        self.change(Change::new(name, verb, message));
-    }
-
-    fn note(&mut self, name: &str, kind: ProblemKind, key: Option<Digest>, message: String) {
-        let known = self.before.problems.get(name);
-        let since = match known {
-            Some(known) if known.kind == kind && known.key == key && known.message == message => {
-                known.since
-            }
-            _ => self.now,
-        };
-        let problem = Problem {
-            kind,
-            message,
-            key,
-            since,
-        };
-        self.problems.entry(name.to_owned()).or_insert(problem);
-    }
-
-    /// Notes that `name` is refused; `key` is what the refused text would be compiled from.
-    pub(crate) fn refuse(&mut self, name: &str, key: Option<Digest>, refusal: &Refusal) {
-        let kind = ProblemKind::Refused(refusal.kind);
-        self.note(name, kind, key, refusal.message.clone());
-        self.change(Change::new(name, Verb::Refuse, refusal.message.clone()));
-    }
-
-    /// The recorded refusal of the very same text, unless it may have been chance.
-    pub(crate) fn known_refusal(
-        &self,
-        name: &str,
-        key: Digest,
-        try_again: Duration,
-    ) -> Option<Refusal> {
-        let problem = self.before.problems.get(name)?;
-        let ProblemKind::Refused(kind) = problem.kind else {
-            return None;
-        };
-        let stands = problem.key == Some(key)
-            && match kind {
-                RefusalKind::NotCompiled => false,
-                RefusalKind::CompileTimeout => self.now.since(&problem.since) < try_again,
-                _ => true,
-            };
-        stands.then(|| Refusal::new(kind, &problem.message))
-    }
-
-    pub(crate) fn is_refused(&self, name: &str) -> bool {
-        self.problems
-            .get(name)
-            .is_some_and(|problem| matches!(problem.kind, ProblemKind::Refused(_)))
-    }
-
-    /// Refusals of an earlier pass stand: what was refused was not looked at here.
-    pub(crate) fn keep_refusals(&mut self) {
-        for (name, problem) in &self.before.problems {
-            if matches!(problem.kind, ProblemKind::Refused(_)) {
-                let problems = &mut self.problems;
-                problems.entry(name.clone()).or_insert(problem.clone());
-            }
-        }
-    }
-
     /// Notes why the compiler is not confined by armorer's own profile (none: it is); whether
     /// that is news.
     pub(crate) fn note_compiler(&mut self, why: Option<String>) -> bool {
@@ -285,58 +218,6 @@ impl<'a> Applier<'a> {
             self.carry_out(policy, candidate, Some(&blob))?;
         }
         Ok(())
-    }
-
-    /// Records, before anything is written, what this pass is about to load: `ready`, which has
-    /// policy, and `fresh`, which is compiled later. A name that somebody else has loaded is not
-    /// claimed here.
-    pub(crate) fn claim<'n>(
-        &mut self,
-        ready: impl Iterator<Item = &'n Candidate>,
-        fresh: impl Iterator<Item = &'n ProfileName>,
-        policy: &Policy,
-    ) -> Result<(), Error> {
-        let mut claims = Vec::new();
-        for candidate in ready {
-            if let Decision::Write(write) = self.view(policy).decide(candidate) {
-                let members = candidate.members.iter().map(|m| m.name.clone());
-                claims.extend(members.map(|member| (member, &candidate.name, write.intent)));
-            }
-        }
-        let mut claimed = Vec::new();
-        for name in fresh {
-            let intent = match self.observed.loaded.contains_key(name.as_str()) {
-                true if self.set().owned.contains_key(name.as_str()) => Pending::Replace,
-                true => continue,
-                false => Pending::Load,
-            };
-            claimed.push((name.as_str().to_owned(), name, intent));
-        }
-        let mut news = false;
-        for (member, name, intent) in claims.into_iter().chain(claimed) {
-            news |= self.claim_one(member, name, intent);
-        }
-        if news { self.save() } else { Ok(()) }
-    }
-
-    /// Whether that was not recorded before.
-    fn claim_one(&mut self, member: String, profile: &ProfileName, intent: Pending) -> bool {
-        let known = self.set().owned.get(&member);
-        let news = known.is_none_or(|known| known.pending != Some(intent));
-        let owned = self.set_mut().owned.entry(member).or_insert(Owned {
-            profile: profile.clone(),
-            pending: None,
-            unwanted: None,
-        });
-        owned.pending = Some(intent);
-        news
-    }
-
-    /// Takes back the claim to a name that was not loaded after all.
-    pub(crate) fn release_claim(&mut self, name: &str) {
-        if !self.observed.loaded.contains_key(name) {
-            self.set_mut().owned.remove(name);
-        }
     }
 
     fn save(&mut self) -> Result<(), Error> {
@@ -432,127 +313,6 @@ impl<'a> Applier<'a> {
         );
     }
 
-    /// Writes `candidate` to the kernel; what fails is a problem of this profile alone.
-    ///
-    /// # Errors
-    /// The state cannot be saved.
-    pub(crate) fn write(
-        &mut self,
-        candidate: Candidate,
-        blob: Option<&[u8]>,
-        write: &Write,
-    ) -> Result<(), Error> {
-        let name = candidate.name.as_str().to_owned();
-        let verb = match write.intent {
-            Pending::Load => Verb::Load,
-            Pending::Replace | Pending::Remove => Verb::Replace,
-        };
-        if !self.dry {
-            if blob.is_none()
-                && let Err(why) = self.folder.blob(candidate.blob, &mut self.read)
-            {
-                self.forget_key(&candidate.name);
-                let message = format!("{name}: {why}; the next pass compiles it again");
-                self.problem(&name, ProblemKind::Failed, Verb::Fail, message);
-                return Ok(());
-            }
-            self.claim_members(&candidate, write.intent)?;
-            if let Err(error) = self.kernel.replace(blob.unwrap_or(&self.read)) {
-                self.release_claims(&candidate);
-                self.set_mut().counters.failures += 1;
-                let message = format!("{name}: {}", kernel_refused(&error));
-                self.problem(&name, ProblemKind::Failed, Verb::Fail, message);
-                return Ok(());
-            }
-            self.writes += 1;
-            let counters = &mut self.set_mut().counters;
-            match write.intent {
-                Pending::Load => counters.loads += 1,
-                Pending::Replace | Pending::Remove => counters.replaces += 1,
-            }
-            counters.repairs += u64::from(write.repair);
-        }
-        for member in &candidate.members {
-            let loaded = &mut self.observed.loaded;
-            loaded.insert(member.name.clone(), member.mode);
-        }
-        self.change(Change {
-            repair: write.repair,
-            ..Change::new(name, verb, &*write.reason)
-        });
-        self.written.push(candidate.clone());
-        self.record(candidate, true, write.repair);
-        Ok(())
-    }
-
-    /// A blob may bring names that were not known before it was compiled.
-    fn claim_members(&mut self, candidate: &Candidate, intent: Pending) -> Result<(), Error> {
-        let new: Vec<String> = candidate
-            .members
-            .iter()
-            .map(|member| member.name.clone())
-            .filter(|name| !self.set().owned.contains_key(name))
-            .collect();
-        if new.is_empty() {
-            return Ok(());
-        }
-        for member in new {
-            self.claim_one(member, &candidate.name, intent);
-        }
-        self.save()
-    }
-
-    fn release_claims(&mut self, candidate: &Candidate) {
-        for member in &candidate.members {
-            let was_ours = self.before.owned.contains_key(&member.name);
-            if !was_ours || !self.observed.loaded.contains_key(&member.name) {
-                self.set_mut().owned.remove(&member.name);
-            }
-        }
-    }
-
-    /// Asks the kernel whether what was written is there.
-    pub(crate) fn read_back(&mut self) -> Result<(), Error> {
-        if self.dry || self.written.is_empty() {
-            return Ok(());
-        }
-        self.observed.loaded = self.kernel.profiles()?;
-        let written = std::mem::take(&mut self.written);
-        let names = written.iter().flat_map(|candidate| &candidate.members);
-        let names = names
-            .map(|m| m.name.as_str())
-            .filter(|name| parent(name).is_none());
-        let digests = self.kernel.digests(&names.collect());
-        for candidate in &written {
-            let wrong = candidate.members.iter().find_map(|member| {
-                let name = &member.name;
-                match self.observed.loaded.get(name) {
-                    None => Some(format!("{name} is not loaded")),
-                    Some(mode) if *mode != member.mode => Some(format!("{name} is in mode {mode}")),
-                    Some(_) => digests
-                        .get(name)
-                        .filter(|digest| **digest != candidate.blob)
-                        .map(|_| format!("{name} has other contents")),
-                }
-            });
-            if let Some(wrong) = wrong {
-                self.in_force.remove(&candidate.name);
-                self.set_mut().counters.failures += 1;
-                let message = format!(
-                    "the kernel took it, but now {wrong}: somebody else loads profiles; the next pass looks again"
-                );
-                self.problem(
-                    candidate.name.as_str(),
-                    ProblemKind::Failed,
-                    Verb::Fail,
-                    message,
-                );
-            }
-        }
-        self.observed.digests.extend(digests);
-        Ok(())
-    }
-
     /// Saves everything, and says what became of the pass.
     pub(crate) fn finish(mut self, copy_to: Option<&Path>) -> Result<Report, Error> {
         let exit = if self.problems.is_empty() {
@@ -608,25 +368,4 @@ impl<'a> Applier<'a> {
             files.contains(name.as_str()) || owned.values().any(|owned| owned.profile == *name)
         });
     }
-}
-
-/// The kernel's answer to a write, in words.
-fn kernel_refused(error: &io::Error) -> String {
-    let errno = error.raw_os_error().map(Errno::from_raw_os_error);
-    let words = match errno {
-        Some(Errno::PROTONOSUPPORT) => {
-            "the kernel does not know this format of policy: compiler and kernel do not fit (a compressed or \
-             newer format); see --parser"
-        }
-        Some(Errno::PROTO) => {
-            "the kernel finds this policy damaged or asking for what it lacks; compile it with this node's features"
-        }
-        Some(Errno::ACCESS | Errno::PERM) => {
-            "the kernel does not let this process load policy: CAP_MAC_ADMIN was lost, or policy was locked"
-        }
-        Some(Errno::NOMEM) => "the kernel is out of memory; the next pass tries again",
-        Some(Errno::NOSPC) => "the kernel's limit on loaded policy is reached",
-        _ => return format!("the kernel refused it: {error}"),
-    };
-    format!("{words} ({error})")
 }

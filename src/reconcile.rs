@@ -5,37 +5,36 @@
 //! back, remove, save. A kill between any two of these leaves a state from which the next pass
 //! converges: what was about to be done is recorded before it is done.
 
+mod compiling;
+mod reading;
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
 use std::time::{Duration, Instant};
 
-use crate::advice::advise;
 use crate::apply::{Applier, Pods};
-use crate::blob;
 use crate::clock::Stamp;
 use crate::error::Error;
 use crate::includes::Includes;
 use crate::kernel::Kernel;
 use crate::kubernetes::{Api, pods};
 use crate::own_policy::{self, Cage};
-use crate::parser::{Answers, Compiler};
-use crate::plan::{Candidate, Change, Policy, about, parent};
-use crate::profile::{Digest, ProfileName, RawProfile, Refusal, RefusalKind, Text};
+use crate::parser::Compiler;
+use crate::plan::{Candidate, Change, Policy};
+use crate::profile::{Digest, Refusal, RefusalKind};
 use crate::report::heartbeat::Heartbeat;
 use crate::report::outward::{self, NODE_TIME};
 use crate::report::{Report, ending};
 use crate::settings::{Common, Confine, Pass as Settings, RemoveAfter};
-use crate::source::{self, Content, Reading, Source};
+use crate::source::Source;
 use crate::state::folder::{Folder, Lock};
-use crate::state::{Member, Object, ProblemKind, State};
+use crate::state::{Object, ProblemKind, State};
 use crate::wanted::{self, Unit, Wish};
+use compiling::{further_profiles, warn_of};
+use reading::{read, rules_digest, wanted_digest};
 
 /// A refusal that may have been chance (the compiler was killed or too slow) is tried again
 /// after this time.
 const TRY_AGAIN: Duration = Duration::from_secs(600);
-
-/// The API server is not waited for longer: the lock is held meanwhile.
-const API_TIME: Duration = Duration::from_secs(60);
 
 /// One pass, or with `dry` what it would do.
 ///
@@ -114,68 +113,6 @@ fn run_locked(
     Ok(report)
 }
 
-/// Everything that the sources hold, and what to record of the API server's objects. Of objects
-/// at a recorded version the stored texts are taken.
-fn read(
-    settings: &Settings,
-    started: Instant,
-    folder: &Folder,
-    state: &State,
-    api: &Api,
-) -> Result<(Vec<RawProfile>, BTreeMap<String, Object>), Error> {
-    let none = BTreeMap::new();
-    let set = state.sets.get(&settings.common.set);
-    let recorded = set.map_or(&none, |set| &set.objects);
-    let mut stored = BTreeMap::new();
-    for (key, object) in recorded {
-        let texts = object.texts.iter().map(|(name, digest)| {
-            let text = folder.text(*digest).ok()?;
-            let fits = text.len() as u64 <= settings.rules.limits.profile_bytes;
-            fits.then(|| RawProfile {
-                name: name.clone(),
-                source: key.clone(),
-                text: Ok(text),
-            })
-        });
-        if let Some(texts) = texts.collect::<Option<Vec<_>>>() {
-            stored.insert(key.clone(), texts);
-        }
-    }
-    let known = recorded
-        .iter()
-        .filter(|(key, _)| stored.contains_key(*key))
-        .map(|(key, object)| (key.clone(), object.version.clone()))
-        .collect();
-    let reading = Reading {
-        limits: settings.rules.limits.clone(),
-        api: api.clone(),
-        deadline: started + settings.deadline.min(API_TIME),
-        allow_empty: settings.allow_empty,
-    };
-    let mut found = Vec::new();
-    let mut objects = BTreeMap::new();
-    for part in source::read_parts(&settings.sources, &reading, &known)? {
-        let profiles = match part.content {
-            Content::Profiles(profiles) => profiles,
-            Content::Unchanged => stored.remove(&part.key).unwrap_or_default(),
-        };
-        if let Some(version) = part.version {
-            let texts: Option<BTreeMap<String, Digest>> = profiles
-                .iter()
-                .map(|raw| {
-                    let text = raw.text.as_ref().ok()?;
-                    Some((raw.name.clone(), Digest::of(text.as_bytes())))
-                })
-                .collect();
-            if let Some(texts) = texts {
-                objects.insert(part.key, Object { version, texts });
-            }
-        }
-        found.extend(profiles);
-    }
-    Ok((found, objects))
-}
-
 fn kernel(common: &Common) -> Kernel {
     let (securityfs, proc) = (common.securityfs.clone(), common.proc.clone());
     Kernel::new(&common.root, securityfs, proc)
@@ -194,35 +131,6 @@ struct Pass<'a> {
     parser_mark: String,
     /// The API server's objects that were read, to be recorded.
     objects: BTreeMap<String, Object>,
-}
-
-/// The digest of everything wanted, and of the options that change what comes of it.
-fn wanted_digest(settings: &Settings, wish: &Wish) -> Digest {
-    let sources = settings.sources.iter().map(Source::to_string);
-    let mut parts: Vec<Vec<u8>> = sources.map(String::into_bytes).collect();
-    parts.push(wish.digest.clone());
-    parts.push(rules_digest(settings).as_ref().to_vec());
-    parts.push(settings.adopt.join("\n").into_bytes());
-    parts.push(vec![u8::from(settings.confine_compiler == Confine::Auto)]);
-    let copies = settings.copy_to.as_deref().unwrap_or(Path::new(""));
-    parts.push(copies.as_os_str().as_encoded_bytes().to_vec());
-    Digest::of_parts(parts)
-}
-
-/// The digest of the options that decide whether a text is accepted.
-fn rules_digest(settings: &Settings) -> Digest {
-    let rules = &settings.rules;
-    let switches = [
-        rules.allow_attachment,
-        rules.allow_unconfined,
-        settings.complain,
-    ];
-    Digest::of_parts([
-        env!("CARGO_PKG_VERSION").as_bytes(),
-        rules.prefix.as_bytes(),
-        rules.base.as_os_str().as_encoded_bytes(),
-        &switches.map(u8::from),
-    ])
 }
 
 impl Pass<'_> {
@@ -301,47 +209,6 @@ impl Pass<'_> {
         Ok((state, changes))
     }
 
-    /// Compiles `texts`, confined where that works, and notes where it does not.
-    fn compile_caged(
-        &self,
-        applier: &mut Applier,
-        texts: &[Text],
-        done: &mut dyn FnMut(&mut Applier, Answers),
-    ) {
-        if texts.is_empty() && !applier.is_compiler_noted() {
-            return;
-        }
-        let deadline = self.started + self.settings.deadline;
-        let mut why = self.cage.as_ref().err().cloned();
-        let mut compiler = self.compiler.clone();
-        let mut proof = None;
-        if let Ok(cage) = &self.cage {
-            compiler = compiler.confined();
-            proof = Some(cage.proof());
-        }
-        if self.settings.complain && proof.is_some() {
-            // What is compiled with its options is not what the proof is compared with.
-            why = compiler
-                .plain()
-                .compile(&[], deadline, proof.take(), &mut |_| ())
-                .err();
-            if why.is_some() {
-                compiler = self.compiler.clone();
-            }
-        }
-        let outside = compiler.compile(texts, deadline, proof, &mut |answers| {
-            done(applier, answers);
-        });
-        let why = why.or(outside.err());
-        let wanted = self.settings.confine_compiler == Confine::Auto;
-        if applier.note_compiler(why.clone())
-            && wanted
-            && let Some(why) = why
-        {
-            log::info!("the compiler runs with limits, but outside armorer's own profile: {why}");
-        }
-    }
-
     fn converge(
         &self,
         applier: &mut Applier,
@@ -417,116 +284,6 @@ impl Pass<'_> {
         }
     }
 
-    /// Compiles `fresh`, and loads each as soon as it is ready; only files that define further
-    /// profiles wait for all, because another file may define the same.
-    fn compile(
-        &self,
-        applier: &mut Applier,
-        policy: &Policy,
-        fresh: &[(&Unit, Digest)],
-        files: &BTreeSet<&str>,
-        established: &BTreeMap<String, ProfileName>,
-    ) -> Result<(), Error> {
-        let texts: Vec<Text> = fresh.iter().map(|(unit, _)| unit.to_compile()).collect();
-        let mut waiting: Vec<(Candidate, Vec<u8>)> = Vec::new();
-        let mut failed = None;
-        let mut refused = Vec::new();
-        self.compile_caged(applier, &texts, &mut |applier, answers| {
-            if failed.is_some() {
-                return;
-            }
-            let mut ready = Vec::new();
-            for (index, answer) in answers {
-                let (unit, key) = fresh[index];
-                match answer.and_then(|blob| self.candidate(unit, key, blob, files)) {
-                    Ok((candidate, blob)) => {
-                        let further = |m: &Member| parent(&m.name).is_none();
-                        let further = candidate.members[1..].iter().any(further);
-                        failed = failed
-                            .take()
-                            .or(applier.store(&candidate, &unit.text, &blob).err());
-                        let list = if further { &mut waiting } else { &mut ready };
-                        list.push((candidate, blob));
-                    }
-                    Err(refusal) => {
-                        applier.refuse(unit.name.as_str(), Some(key), &refusal);
-                        refused.push(unit);
-                    }
-                }
-            }
-            if failed.is_none() {
-                failed = applier.load(policy, ready).err();
-            }
-        });
-        if let Some(error) = failed {
-            return Err(error);
-        }
-        // As they came, the same files would be named in another order each time.
-        waiting.sort_by(|(a, _), (b, _)| a.name.cmp(&b.name));
-        let doubles: BTreeMap<String, Vec<String>> = {
-            let files = waiting.iter().map(|(c, _)| (&c.name, &*c.members));
-            wanted::doubles(files)
-                .into_iter()
-                .map(|(name, files)| (name.into(), files.iter().map(ToString::to_string).collect()))
-                .collect()
-        };
-        let mut ready = Vec::new();
-        for (candidate, blob) in waiting {
-            let double = candidate.members.iter().find_map(|m| {
-                let elsewhere = established
-                    .get(&m.name)
-                    .filter(|file| **file != candidate.name);
-                if let Some(file) = elsewhere {
-                    return Some((m.name.clone(), format!("{} and {file}", candidate.name)));
-                }
-                doubles
-                    .get(&m.name)
-                    .map(|files| (m.name.clone(), files.join(" and ")))
-            });
-            if let Some((name, files)) = double {
-                let message = format!("{}: {name} is defined by {files}: keep one", candidate.name);
-                let refusal = Refusal::new(RefusalKind::Duplicate, message);
-                applier.refuse(candidate.name.as_str(), None, &refusal);
-                refused.extend(
-                    fresh
-                        .iter()
-                        .map(|(u, _)| *u)
-                        .find(|u| u.name == candidate.name),
-                );
-            } else {
-                ready.push((candidate, blob));
-            }
-        }
-        applier.load(policy, ready)?;
-        keep_last_good(applier, policy, &refused, files)
-    }
-
-    fn candidate(
-        &self,
-        unit: &Unit,
-        key: Digest,
-        blob: Vec<u8>,
-        files: &BTreeSet<&str>,
-    ) -> Result<(Candidate, Vec<u8>), Refusal> {
-        let members = blob::members(&blob).map_err(|why| {
-            Refusal::new(
-                RefusalKind::Compile,
-                format!("{}: the compiler's output cannot be read: {why}", unit.name),
-            )
-        })?;
-        let members = wanted::check_members(&unit.name, &members, &self.settings.rules)?;
-        wanted::check_intruder(&unit.name, &members, files)?;
-        let candidate = Candidate {
-            name: unit.name.clone(),
-            source: unit.source.clone(),
-            text: unit.digest,
-            key,
-            blob: Digest::of(&blob),
-            members,
-        };
-        Ok((candidate, blob))
-    }
-
     /// Removals come last, so that a name that moved from one file to another is never gone.
     fn remove(
         &self,
@@ -564,19 +321,6 @@ impl Pass<'_> {
     }
 }
 
-/// Warns of what was accepted and hurts in a cluster: once, since it is compiled once.
-fn warn_of(fresh: &[(&Unit, Digest)], applier: &Applier, includes: &Includes) {
-    for (unit, _) in fresh {
-        if applier.is_refused(unit.name.as_str()) || applier.is_dry() {
-            continue;
-        }
-        for advice in advise(&unit.text, &mut |path| includes.text(path)) {
-            let profile = advice.profile.as_str();
-            log::warn!(profile, action = "advice"; "{}", about(profile, &advice.message));
-        }
-    }
-}
-
 /// The recorded version of `unit`, if it was compiled from the very same.
 fn recorded(
     applier: &Applier,
@@ -603,35 +347,6 @@ fn fall_back(applier: &Applier, files: &BTreeSet<&str>, stored: &mut Vec<Candida
             stored.push(Candidate::recorded(name, record));
         }
     }
-}
-
-/// What was refused by the compiler keeps its last good version, also after a reboot.
-fn keep_last_good(
-    applier: &mut Applier,
-    policy: &Policy,
-    refused: &[&Unit],
-    files: &BTreeSet<&str>,
-) -> Result<(), Error> {
-    for unit in refused {
-        let Some(record) = applier.set().profiles.get(&unit.name).cloned() else {
-            applier.release_claim(unit.name.as_str());
-            continue;
-        };
-        if wanted::check_intruder(&unit.name, &record.members, files).is_ok() {
-            let candidate = Candidate::recorded(&unit.name, &record);
-            applier.carry_out(policy, candidate, None)?;
-        }
-    }
-    Ok(())
-}
-
-/// The profiles besides their own that the files of `candidates` define, each with its file.
-fn further_profiles(candidates: &[Candidate]) -> BTreeMap<String, ProfileName> {
-    let further = candidates.iter().flat_map(|candidate| {
-        let further = candidate.members.iter().skip(1);
-        further.map(|member| (member.name.clone(), candidate.name.clone()))
-    });
-    further.filter(|(name, _)| parent(name).is_none()).collect()
 }
 
 /// Whether what was found in `found` came from `source`: a folder has subfolders, and a selector

@@ -1,8 +1,9 @@
 //! Flags, environment and defaults made into typed settings.
 
+mod setting;
+
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 use std::time::Duration;
 
 use crate::args::{ClusterFlags, CommonFlags, PassFlags, RuleFlags};
@@ -13,6 +14,8 @@ use crate::kubernetes::taint;
 use crate::parser;
 use crate::profile::quoted;
 use crate::source::{Limits, Source};
+pub(crate) use setting::{Setting, switch};
+use setting::{duration, size};
 
 /// The most bytes of compiled policy that one text may become.
 const MAX_BLOB: u64 = 32 << 20;
@@ -129,98 +132,6 @@ pub(crate) enum Output {
     Text,
     Json,
     Github,
-}
-
-/// One setting, from the flag, else from its environment variable.
-pub(crate) struct Setting<'a> {
-    value: Option<String>,
-    /// Where the value is from, as the user calls it.
-    place: String,
-    env: Env<'a>,
-}
-
-impl<'a> Setting<'a> {
-    /// The setting of `flag` (without dashes), whose value on the command line is `value`.
-    pub(crate) fn new(flag: &'static str, value: Option<&String>, env: Env<'a>) -> Self {
-        Self {
-            value: value.cloned(),
-            place: format!("--{flag}"),
-            env,
-        }
-        .or_env(&variable(flag))
-    }
-
-    /// Another variable that is asked when neither flag nor its own variable is set.
-    pub(crate) fn or_env(mut self, name: &str) -> Self {
-        if self.value.is_none() {
-            self.value = (self.env)(name);
-            name.clone_into(&mut self.place);
-        }
-        self
-    }
-
-    pub(crate) fn text(self) -> Option<String> {
-        self.value
-    }
-
-    pub(crate) fn path(self) -> Option<PathBuf> {
-        self.value.map(PathBuf::from)
-    }
-
-    /// The value as `read` understands it, or `default`.
-    pub(crate) fn read<T>(
-        self,
-        default: T,
-        wanted: &str,
-        read: impl FnOnce(&str) -> Option<T>,
-    ) -> Result<T, Error> {
-        let Some(value) = &self.value else {
-            return Ok(default);
-        };
-        read(value.trim()).ok_or_else(|| {
-            Error::Usage(format!(
-                "{} is {}: give {wanted}",
-                self.place,
-                quoted(value)
-            ))
-        })
-    }
-
-    pub(crate) fn duration(self, default: Duration) -> Result<Duration, Error> {
-        self.read(default, "a time such as 30s, 15m or 2h", duration)
-    }
-
-    /// A whole number from `least` to `most`.
-    pub(crate) fn number<T: FromStr + PartialOrd + std::fmt::Display + Copy>(
-        self,
-        default: T,
-        least: T,
-        most: T,
-    ) -> Result<T, Error> {
-        self.read(
-            default,
-            &format!("a whole number from {least} to {most}"),
-            |text| text.parse().ok().filter(|n| *n >= least && *n <= most),
-        )
-    }
-}
-
-/// Whether a switch is on, by flag or by environment.
-pub(crate) fn switch(flag: &'static str, on: bool, env: Env) -> Result<bool, Error> {
-    if on {
-        return Ok(true);
-    }
-    Setting::new(flag, None, env).read(false, "true or false", |text| {
-        match text.to_ascii_lowercase().as_str() {
-            "true" | "1" | "yes" | "on" => Some(true),
-            "false" | "0" | "no" | "off" => Some(false),
-            _ => None,
-        }
-    })
-}
-
-fn variable(flag: &str) -> String {
-    format!("ARMORER_{}", flag.to_ascii_uppercase().replace('-', "_"))
 }
 
 impl Common {
@@ -479,125 +390,5 @@ fn set_name(text: &str) -> Option<String> {
     (!text.is_empty() && text.len() <= 63 && text.bytes().all(fits)).then(|| text.to_owned())
 }
 
-/// A time with its unit: `500ms`, `30s`, `15m`, `2h`, `1d`; `0` needs none. At most a year.
-fn duration(text: &str) -> Option<Duration> {
-    const YEAR: u64 = 366 * 24 * 3600;
-    if text == "0" {
-        return Some(Duration::ZERO);
-    }
-    let digits = text.find(|c: char| !c.is_ascii_digit())?;
-    let number: u64 = text[..digits].parse().ok()?;
-    let time = match &text[digits..] {
-        "ms" => Duration::from_millis(number),
-        "s" => Duration::from_secs(number),
-        "m" => Duration::from_secs(number.checked_mul(60)?),
-        "h" => Duration::from_secs(number.checked_mul(3600)?),
-        "d" => Duration::from_secs(number.checked_mul(86_400)?),
-        _ => return None,
-    };
-    (time.as_secs() <= YEAR).then_some(time)
-}
-
-/// A size in bytes: `65536`, `512KiB`, `1MiB`. At most 1 GiB, at least one byte.
-fn size(text: &str) -> Option<u64> {
-    let digits = text
-        .find(|c: char| !c.is_ascii_digit())
-        .unwrap_or(text.len());
-    let number: u64 = text[..digits].parse().ok()?;
-    let unit = match &text[digits..] {
-        "" | "B" => 1,
-        "K" | "KiB" | "k" => 1 << 10,
-        "M" | "MiB" => 1 << 20,
-        _ => return None,
-    };
-    number
-        .checked_mul(unit)
-        .filter(|bytes| (1..=1 << 30).contains(bytes))
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn nothing(_: &str) -> Option<String> {
-        None
-    }
-
-    #[test]
-    fn times_want_a_unit() {
-        let seconds = |text| duration(text).map(|time| time.as_secs());
-        assert_eq!(seconds("15m"), Some(900));
-        assert_eq!(seconds("0s"), Some(0));
-        assert_eq!(seconds("0"), Some(0));
-        assert_eq!(seconds("1d"), Some(86_400));
-        for wrong in [
-            "",
-            "15",
-            "m",
-            "-1s",
-            "1.5h",
-            "1w",
-            "99999999999999999999s",
-            "400d",
-        ] {
-            assert_eq!(duration(wrong), None, "{wrong}");
-        }
-    }
-
-    #[test]
-    fn sizes_are_bytes_or_binary_units() {
-        assert_eq!(size("512KiB"), Some(524_288));
-        assert_eq!(size("7"), Some(7));
-        for wrong in ["", "0", "KiB", "1TB", "-1", "99999MiB"] {
-            assert_eq!(size(wrong), None, "{wrong}");
-        }
-    }
-
-    #[test]
-    fn the_flag_wins_over_the_environment_and_that_over_the_default() {
-        let env = |name: &str| (name == "ARMORER_SET").then(|| "from-env".to_owned());
-        let mut flags = CommonFlags::default();
-        assert_eq!(Common::new(&flags, &nothing).unwrap().set, "default");
-        assert_eq!(Common::new(&flags, &env).unwrap().set, "from-env");
-        flags.set = Some("from-flag".into());
-        assert_eq!(Common::new(&flags, &env).unwrap().set, "from-flag");
-    }
-
-    #[test]
-    fn a_wrong_value_names_where_it_came_from() {
-        let env = |name: &str| (name == "ARMORER_SET").then(|| "../x".to_owned());
-        let error = Common::new(&CommonFlags::default(), &env).unwrap_err();
-        assert!(
-            error
-                .to_string()
-                .starts_with("ARMORER_SET is \"../x\": give")
-        );
-        let flags = CommonFlags {
-            set: Some("A".into()),
-            ..CommonFlags::default()
-        };
-        let error = Common::new(&flags, &nothing).unwrap_err();
-        assert!(error.to_string().starts_with("--set is \"A\": give"));
-    }
-
-    #[test]
-    fn the_root_rebases_every_place_of_the_host() {
-        let flags = CommonFlags {
-            root: Some("/tmp/node".into()),
-            proc: Some("/host/proc".into()),
-            ..CommonFlags::default()
-        };
-        let common = Common::new(&flags, &nothing).unwrap();
-        assert_eq!(common.state_dir, Path::new("/tmp/node/var/lib/armorer"));
-        assert_eq!(common.proc, Path::new("/tmp/node/host/proc"));
-    }
-
-    #[test]
-    fn switches_read_the_environment_too() {
-        let env = |value: &'static str| move |_: &str| Some(value.to_owned());
-        assert!(switch("allow-empty", false, &env("true")).unwrap());
-        assert!(!switch("allow-empty", false, &env("0")).unwrap());
-        assert!(switch("allow-empty", false, &env("maybe")).is_err());
-        assert!(switch("allow-empty", true, &env("maybe")).unwrap());
-    }
-}
+mod tests;
