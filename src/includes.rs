@@ -19,6 +19,9 @@ use crate::profile::{Digest, Refusal, RefusalKind, quoted};
 /// Files that one text may include, directly or not. A whole distribution's tree is 300.
 const FILES_LIMIT: usize = 2000;
 
+/// Different lists of includes that are remembered: who writes texts could make each of them large.
+const CLOSURES_LIMIT: usize = 16;
+
 /// Bytes of an included file that are looked at.
 const BYTES_LIMIT: u64 = 1024 * 1024;
 
@@ -26,6 +29,29 @@ const BYTES_LIMIT: u64 = 1024 * 1024;
 pub(crate) struct Includes {
     base: PathBuf,
     read: HashMap<String, Rc<Included>>,
+    /// What is included by those that include these: most texts include the same.
+    closures: HashMap<Vec<String>, Rc<Closure>>,
+}
+
+/// What a text includes, directly or not.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Closure {
+    /// Each file and folder by its path under the base folder, with the digest of its contents;
+    /// those that are not there too, since they may appear.
+    pub(crate) files: BTreeMap<String, Option<Digest>>,
+    /// The digest of all that.
+    pub(crate) digest: Digest,
+}
+
+impl Closure {
+    fn new(files: BTreeMap<String, Option<Digest>>) -> Self {
+        let parts = files.iter().flat_map(|(path, digest)| {
+            let digest = digest.as_ref().map_or(&b""[..], AsRef::as_ref);
+            [path.as_bytes(), digest]
+        });
+        let digest = Digest::of_parts(parts);
+        Self { files, digest }
+    }
 }
 
 struct Included {
@@ -40,16 +66,15 @@ impl Includes {
         Self {
             base: base.into(),
             read: HashMap::new(),
+            closures: HashMap::new(),
         }
     }
 
-    /// Every file and folder that `text` includes, directly or not, with its path under the base
-    /// folder and the digest of its contents; those that are not there too, since they may appear.
+    /// Every file and folder that `text` includes.
     ///
     /// # Errors
     /// An include by absolute path, or with `..`, or with a backslash; too many files.
-    pub(crate) fn of(&mut self, text: &str) -> Result<Vec<(String, Option<Digest>)>, Refusal> {
-        let mut found = BTreeMap::new();
+    pub(crate) fn of(&mut self, text: &str) -> Result<Rc<Closure>, Refusal> {
         let mut waiting = Vec::new();
         for include in scan(text) {
             if let Some(why) = include.objection() {
@@ -66,6 +91,21 @@ impl Includes {
                 waiting.push(normal(include.path));
             }
         }
+        waiting.sort_unstable();
+        waiting.dedup();
+        if let Some(closure) = self.closures.get(&waiting) {
+            return Ok(Rc::clone(closure));
+        }
+        let closure = Rc::new(self.closure(waiting.clone())?);
+        if self.closures.len() == CLOSURES_LIMIT {
+            self.closures.clear();
+        }
+        self.closures.insert(waiting, Rc::clone(&closure));
+        Ok(closure)
+    }
+
+    fn closure(&mut self, mut waiting: Vec<String>) -> Result<Closure, Refusal> {
+        let mut found = BTreeMap::new();
         while let Some(path) = waiting.pop() {
             if found.contains_key(&path) {
                 continue;
@@ -80,7 +120,7 @@ impl Includes {
             waiting.extend(included.includes.iter().cloned());
             found.insert(path, included.digest);
         }
-        Ok(found.into_iter().collect())
+        Ok(Closure::new(found))
     }
 
     /// The digest of what is at `path` under the base folder.
@@ -392,8 +432,10 @@ mod tests {
     fn includes_of_includes_are_found_and_so_is_what_is_missing() {
         let base = tree("closure");
         let text = "abi <abi/4.0>,\nprofile x { include <abstractions/base> }\n";
-        let list = Includes::new(&base).of(text).unwrap();
-        let seen: Vec<_> = list
+        let mut includes = Includes::new(&base);
+        let closure = includes.of(text).unwrap();
+        let seen: Vec<_> = closure
+            .files
             .iter()
             .map(|(path, digest)| (path.as_str(), digest.is_some()))
             .collect();
@@ -410,15 +452,33 @@ mod tests {
         fs::write(base.join("abstractions/base.d/local"), "/b r,\n").unwrap();
         fs::write(base.join("abstractions/base.d/new"), "").unwrap();
         let mut now = Includes::new(&base);
-        let changed: Vec<_> = list
+        let changed: Vec<_> = closure
+            .files
             .iter()
-            .filter(|(path, digest)| now.digest_now(path) != *digest)
+            .filter(|(path, digest)| now.digest_now(path) != **digest)
             .map(|(path, _)| path.as_str())
             .collect();
         assert_eq!(
             changed,
             ["abstractions/base.d", "abstractions/base.d/local"]
         );
+        assert_ne!(now.of(text).unwrap().digest, closure.digest);
+        fs::remove_dir_all(base).unwrap();
+    }
+
+    #[test]
+    fn what_is_remembered_of_one_text_is_not_taken_for_another_ones() {
+        let base = tree("remembered");
+        let mut includes = Includes::new(&base);
+        let texts: Vec<_> = (0..3 * CLOSURES_LIMIT)
+            .map(|n| format!("include <abstractions/base>\ninclude <none/{n}>\n"))
+            .chain(["include <abstractions/base>\n".into(), String::new()])
+            .collect();
+        for text in texts.iter().chain(&texts) {
+            let closure = includes.of(text).unwrap();
+            assert_eq!(closure, Includes::new(&base).of(text).unwrap(), "{text}");
+            assert!(includes.closures.len() <= CLOSURES_LIMIT);
+        }
         fs::remove_dir_all(base).unwrap();
     }
 
@@ -433,8 +493,8 @@ mod tests {
             0,
         );
         status.unwrap();
-        let list = Includes::new(&base).of("include <pipe>\n").unwrap();
-        assert_eq!(list, [("pipe".to_owned(), None)]);
+        let closure = Includes::new(&base).of("include <pipe>\n").unwrap();
+        assert_eq!(closure.files, BTreeMap::from([("pipe".to_owned(), None)]));
         fs::remove_dir_all(base).unwrap();
     }
 }

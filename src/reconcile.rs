@@ -225,7 +225,8 @@ impl Pass<'_> {
             applier.refuse(name, None, refusal);
         }
         let files = self.wish.names();
-        let mut closures = BTreeMap::new();
+        let mut all_files = BTreeMap::new();
+        let mut closures = BTreeSet::new();
         let mut stored = Vec::new();
         let mut fresh: Vec<(&Unit, Digest)> = Vec::new();
         for unit in &self.wish.units {
@@ -238,8 +239,10 @@ impl Pass<'_> {
                     continue;
                 }
             };
-            let key = key(unit, &closure, environment);
-            closures.extend(closure);
+            let key = key(unit, closure.digest, environment);
+            if closures.insert(closure.digest) {
+                all_files.extend(closure.files.clone());
+            }
             if let Some(candidate) = recorded(applier, unit, key, &files) {
                 stored.push(candidate);
             } else if let Some(refusal) = applier.known_refusal(name, key, TRY_AGAIN) {
@@ -267,7 +270,7 @@ impl Pass<'_> {
         set.wanted = Some(self.wanted);
         set.environment = Some(environment);
         set.parser_mark = Some(self.parser_mark.clone());
-        set.includes = closures;
+        set.includes = all_files;
         set.objects.clone_from(&self.objects);
         Ok(())
     }
@@ -361,11 +364,6 @@ fn covers(source: &str, found: &str) -> bool {
 }
 
 /// What a blob is compiled from.
-fn key(unit: &Unit, closure: &[(String, Option<Digest>)], environment: Digest) -> Digest {
-    let mut parts: Vec<&[u8]> = vec![environment.as_ref(), unit.digest.as_ref()];
-    for (path, digest) in closure {
-        parts.push(path.as_bytes());
-        parts.push(digest.as_ref().map_or(b"", |digest| digest.as_ref()));
-    }
-    Digest::of_parts(parts)
+fn key(unit: &Unit, includes: Digest, environment: Digest) -> Digest {
+    Digest::of_parts([environment, unit.digest, includes])
 }
