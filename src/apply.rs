@@ -173,7 +173,7 @@ impl<'a> Applier<'a> {
         }
     }
 
-    /// Decides about `candidate`, and does it. `blob` is there if it was just compiled.
+    /// Decides about `candidate`, and does it. `blob` is there if it was just compiled or read.
     ///
     /// # Errors
     /// The state cannot be saved.

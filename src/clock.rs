@@ -55,7 +55,7 @@ impl fmt::Display for Time {
         let (year, month, day) = civil(self.0 / DAY);
         let second = self.0 % DAY;
         let clock = [second / 3600, second / 60 % 60, second % 60];
-        // Not with `write!`, which takes ten times as long: a state has thousands of these.
+        // Not with `write!`, which takes several times as long: a state has thousands of these.
         let mut text = *b"0000-00-00T00:00:00Z";
         let pairs = [year / 100 % 100, year % 100, month, day];
         for (at, pair) in [0, 2, 5, 8, 11, 14, 17]

@@ -37,8 +37,9 @@ pub(crate) fn read_into(path: &Path, limit: u64, bytes: &mut Vec<u8>) -> io::Res
     Ok(())
 }
 
-/// Appends what `file` holds from where it stands, at most one byte more than `limit`: one read where
-/// it is as long as `size` says; 0 says nothing, as for the files that a kernel makes up.
+/// Appends what `file` holds from where it stands: one read where it is as long as `size` says; 0 says
+/// nothing, as for the files that a kernel makes up. Of more than `limit` bytes it appends a part that
+/// is longer than `limit`.
 ///
 /// # Errors
 /// The system's.

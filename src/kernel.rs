@@ -18,7 +18,7 @@ use crate::profile::{self, Digest};
 
 /// More than a name or a hash has, in bytes.
 const NAME_BYTES: u64 = 64 << 10;
-/// More than the kernel takes for a blob's size is no matter: it is not ours then.
+/// The largest loaded policy that is compared, in bytes: none of ours is larger.
 const BLOB_BYTES: u64 = 64 << 20;
 
 /// The policy interface of the running kernel, or of a folder made like it.

@@ -105,8 +105,7 @@ fn run_locked(
     let (state, own_changes) = pass.own_policy(&kernel, folder, state, environment, dry)?;
     let mut applier = Applier::new(&kernel, folder, state, &common.set, dry, Stamp::now())?;
     applier.observe_contents(&settings.rules.prefix);
-    pass.converge(&mut applier, &mut includes, environment)?;
-    applier.set_mut().parser = Some(program);
+    pass.converge(&mut applier, &mut includes, program, environment)?;
     let mut report = applier.finish(settings.copy_to.as_deref())?;
     report.quiet &= !own_changes.iter().any(|change| change.action.writes());
     report.changes.splice(0..0, own_changes);
@@ -213,6 +212,7 @@ impl Pass<'_> {
         &self,
         applier: &mut Applier,
         includes: &mut Includes,
+        program: Digest,
         environment: Digest,
     ) -> Result<(), Error> {
         let settings = self.settings;
@@ -270,6 +270,7 @@ impl Pass<'_> {
         set.wanted = Some(self.wanted);
         set.environment = Some(environment);
         set.parser_mark = Some(self.parser_mark.clone());
+        set.parser = Some(program);
         set.includes = all_files;
         set.objects.clone_from(&self.objects);
         Ok(())

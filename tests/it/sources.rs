@@ -253,6 +253,8 @@ fn a_mount_swapped_while_it_is_read_never_loses_a_wanted_profile() {
         node.load(name, text);
     }
     let generation = AtomicU32::new(1);
+    // Exchanges that were done before the pass was over: how fast either is decides nothing else.
+    let met = AtomicU32::new(0);
     publish(&node, "volume", 1, &files);
     let pass = ["reconcile", "volume", "--remove-after", "0s"];
     node.run(&pass).assert(0);
@@ -267,6 +269,7 @@ fn a_mount_swapped_while_it_is_read_never_loses_a_wanted_profile() {
                 while !over.load(Ordering::Relaxed) {
                     let old = generation.fetch_add(1, Ordering::Relaxed);
                     publish(&node, "volume", old + 1, &files);
+                    met.fetch_add(u32::from(!over.load(Ordering::Relaxed)), Ordering::Relaxed);
                     pause();
                     let old = format!("volume/..2026_01_01_00_00_00.{old}");
                     for name in names {
@@ -294,6 +297,6 @@ fn a_mount_swapped_while_it_is_read_never_loses_a_wanted_profile() {
             run.stderr()
         );
     }
-    let swaps = u64::from(generation.into_inner());
-    assert!(swaps > 2 * SEEDS, "hardly ever swapped: {swaps} times");
+    let met = u64::from(met.into_inner());
+    assert!(met > SEEDS / 2, "hardly ever swapped: {met} times");
 }
