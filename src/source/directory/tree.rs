@@ -1,13 +1,22 @@
 //! The folders of a source and what they list, by descriptors that follow no link.
+//!
+//! A listing is no moment: a name that is moved from a folder not yet listed to one that was is in
+//! neither, and may be moved back before the next listing. So a [`Folder`] holds when it was last
+//! changed, and is listed only once that tick of the kernel's clock is over: whatever changes it
+//! from then on sets another time. Where a file system keeps whole seconds only, listing twice is
+//! all there is.
 
 use std::ffi::{CStr, CString, OsStr};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, Stat};
 use rustix::io::Errno;
+use rustix::time::{ClockId, clock_gettime};
 
 use super::{Fault, fault, give_up, leads_nowhere};
 use crate::source::is_skipped;
@@ -16,6 +25,9 @@ use crate::source::is_skipped;
 const DEPTH: usize = 16;
 /// The link to the dated folder of a `ConfigMap` volume.
 const DATA: &CStr = c"..data";
+/// The kernel's clock for files ticks at least this often; a folder changed later than this from
+/// now has its time from another clock, or from before the clock was set back.
+const TICK: Duration = Duration::from_millis(20);
 
 /// A fifo that was swapped in does not block, and no terminal becomes ours.
 pub(super) const OPEN: OFlags = OFlags::CLOEXEC
@@ -33,6 +45,8 @@ pub(super) struct Folder {
     pub(super) volume: bool,
     /// All but the folders, by name.
     pub(super) entries: Vec<(CString, FileType)>,
+    /// Device, inode, and when a name came or went last.
+    changed: (u64, u64, Duration),
 }
 
 /// Every folder at and below `root`, in one order always, each volume by its dated folder.
@@ -90,6 +104,7 @@ impl Walk {
         depth: usize,
     ) -> Result<(), Fault> {
         let failed = |errno| fault(shown, errno);
+        let changed = settled(fd).map_err(failed)?;
         let mut buffer = Vec::with_capacity(32 * 1024);
         let mut listing = RawDir::new(fd, buffer.spare_capacity_mut());
         let mut entries = Vec::new();
@@ -133,6 +148,7 @@ impl Walk {
             below: below.to_owned(),
             volume,
             entries,
+            changed,
         });
         for name in folders {
             let part = OsStr::from_bytes(name.as_bytes());
@@ -142,6 +158,27 @@ impl Walk {
         }
         Ok(())
     }
+}
+
+/// Which folder this is and when it was changed, once a later change would get a later time.
+fn settled(fd: &OwnedFd) -> Result<(u64, u64, Duration), Errno> {
+    let stat = rustix::fs::fstat(fd)?;
+    let changed = since_epoch(stat.st_ctime, stat.st_ctime_nsec);
+    loop {
+        let now = clock_gettime(ClockId::RealtimeCoarse);
+        match changed.checked_sub(since_epoch(now.tv_sec, now.tv_nsec)) {
+            Some(left) if left < TICK => thread::sleep(left + Duration::from_millis(1)),
+            _ => return Ok((stat.st_dev, stat.st_ino, changed)),
+        }
+    }
+}
+
+/// Zero before 1970.
+fn since_epoch(seconds: i64, nanoseconds: impl TryInto<u32>) -> Duration {
+    Duration::new(
+        seconds.try_into().unwrap_or_default(),
+        nanoseconds.try_into().unwrap_or_default(),
+    )
 }
 
 /// The dated folder that `..data` names, if this folder is the top of a volume.
