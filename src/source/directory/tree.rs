@@ -3,8 +3,8 @@
 //! A listing is no moment: a name that is moved from a folder not yet listed to one that was is in
 //! neither, and may be moved back before the next listing. So a [`Folder`] holds when it was last
 //! changed, and is listed only once that tick of the kernel's clock is over: whatever changes it
-//! from then on sets another time. Where a file system keeps whole seconds only, listing twice is
-//! all there is.
+//! from then on sets another time. Where a file system keeps whole seconds only, or takes its times
+//! from another machine's clock, listing twice is all there is.
 
 use std::ffi::{CStr, CString, OsStr};
 use std::io;
