@@ -49,8 +49,7 @@ impl Native {
         node.write("other/custom.other", "profile custom.other { file, }\n");
         node.write("copies/custom.theirs", "somebody else's\n");
         assert_eq!(native.pass(None).ended, 0);
-        let other = native.armorer("reconcile", "other", &["--set", "other"]);
-        assert_eq!(native.run(&other, None).ended, 0);
+        assert_eq!(native.other_pass().ended, 0);
         for (pid, name) in [
             (100, "keep"),
             (101, "change"),
@@ -103,6 +102,12 @@ impl Native {
             }),
             at,
         )
+    }
+
+    /// The pass of the other set.
+    pub(crate) fn other_pass(&self) -> Trace {
+        let words = self.armorer("reconcile", "other", &["--set", "other"]);
+        self.run(&words, None)
     }
 
     fn reconcile(&self) -> Vec<String> {
@@ -160,14 +165,20 @@ impl Native {
             .write("proc/sys/kernel/random/boot_id", "another\n");
     }
 
-    pub(crate) fn restore(&self) -> Trace {
+    pub(crate) fn restore(&self, at: Option<At>) -> Trace {
         let words = [
             named("ARMORER_BIN"),
             "restore".into(),
             "--root".into(),
             self.folder.arg(""),
         ];
-        self.run(&words, None)
+        self.run(&words, at)
+    }
+
+    /// What is there now is what `reset` puts back.
+    pub(crate) fn begin_here(&self) {
+        fs::remove_dir_all(&self.before).unwrap();
+        copy(&self.folder.path(""), &self.before);
     }
 
     fn obey(&self, file: &str) {

@@ -8,6 +8,7 @@ mod guest;
 mod node;
 mod policy;
 mod power;
+mod restore;
 mod soak;
 #[allow(dead_code, unused_imports, reason = "shared with tests/guest")]
 #[path = "../guest/support/mod.rs"]

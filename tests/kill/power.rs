@@ -75,7 +75,7 @@ impl Disk {
 
     fn boots(&self, ended: bool) -> Result<(), String> {
         self.native.boot();
-        let restore = self.native.restore();
+        let restore = self.native.restore(None);
         let said = restore.said.trim();
         if restore.ended != 0 {
             return Err(format!("restore ended with {}: {said}", restore.ended));

@@ -249,7 +249,7 @@ fn unharmed(node: &dyn Node, expected: &Undisturbed) -> Option<String> {
     node.harmed()
 }
 
-fn state_reads(node: &dyn Node) -> Option<String> {
+pub(crate) fn state_reads(node: &dyn Node) -> Option<String> {
     let text = match std::fs::read(node.state_dir().join("state.json")) {
         Ok(text) => text,
         Err(error) => return Some(format!("the state is gone: {error}")),
