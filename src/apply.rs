@@ -15,12 +15,13 @@ use crate::clock::Stamp;
 use crate::error::{Error, Exit};
 use crate::kernel::Kernel;
 use crate::plan::{
-    CONTEST_WINDOW, Candidate, Change, Decision, Observed, Policy, Verb, View, parent,
+    CONTEST_WINDOW, Candidate, Change, Decision, Observed, Policy, Verb, View, parent, stands,
 };
 use crate::profile::{Digest, ProfileName};
 use crate::report::{self, Report, copies};
 use crate::state::folder::Folder;
 use crate::state::{Owned, Problem, ProblemKind, Record, Set, State};
+use crate::wanted::Unit;
 
 /// A pass's hands: the kernel, the state, and what was done so far.
 pub(crate) struct Applier<'a> {
@@ -84,13 +85,30 @@ impl<'a> Applier<'a> {
         })
     }
 
-    /// Learns what is loaded under each name that may be ours: those with `prefix`.
+    /// Whether the kernel's policy is as the record says: nobody, this set's passes included,
+    /// touched it since.
+    pub(crate) fn is_untouched(&self) -> bool {
+        self.revision.is_some() && self.before.kernel_revision == self.revision
+    }
+
+    /// Keeps what is recorded of `unit`, if that needs no look (see [`stands`]).
+    pub(crate) fn keep_standing(&mut self, unit: &Unit) -> bool {
+        let (before, observed) = (&self.before, &self.observed);
+        let stands = stands(before, observed, &unit.name, &unit.source, unit.digest);
+        if stands {
+            self.in_force.insert(unit.name.clone());
+        }
+        stands
+    }
+
+    /// Learns what is loaded under each name that may be ours: those with `prefix`, but for what
+    /// stands.
     pub(crate) fn observe_contents(&mut self, prefix: &str) {
         let mut digests = self.recorded_contents();
         let names = self.observed.loaded.keys().map(String::as_str);
         let names: BTreeSet<&str> = names
             .filter(|name| name.starts_with(prefix) && parent(name).is_none())
-            .filter(|name| !digests.contains_key(*name))
+            .filter(|name| !digests.contains_key(*name) && !self.in_force.contains(*name))
             .collect();
         if !names.is_empty() {
             digests.extend(self.kernel.digests(&names));
@@ -98,15 +116,15 @@ impl<'a> Applier<'a> {
         self.observed.digests = digests;
     }
 
-    /// What is loaded by the record, which holds as long as nobody, this set's passes included,
-    /// touched the kernel's policy.
+    /// What is loaded by the record, which holds as long as the kernel is untouched.
     fn recorded_contents(&self) -> BTreeMap<String, Digest> {
         let set = &self.before;
-        let untouched = self.revision.is_some() && set.kernel_revision == self.revision;
-        if !(untouched && set.verifiable && set.problems.is_empty()) {
+        if !(self.is_untouched() && set.verifiable && set.problems.is_empty()) {
             return BTreeMap::new();
         }
-        let members = set.profiles.values().flat_map(|record| {
+        let looked_at = set.profiles.iter();
+        let looked_at = looked_at.filter(|(name, _)| !self.in_force.contains(*name));
+        let members = looked_at.flat_map(|(_, record)| {
             let members = record.members.iter();
             members.map(|member| (member.name.clone(), record.blob))
         });
@@ -325,7 +343,9 @@ impl<'a> Applier<'a> {
         let problems = std::mem::take(&mut self.problems);
         // As they came, which is as each was compiled, no two plans would look alike.
         self.changes.sort_by(|a, b| a.profile.cmp(&b.profile));
-        let verifiable = !self.observed.digests.is_empty() || self.observed.loaded.is_empty();
+        let verifiable = !self.observed.digests.is_empty()
+            || self.observed.loaded.is_empty()
+            || self.is_untouched() && self.before.verifiable;
         let set = self.set_mut();
         // Somebody else's change in between must be looked at by the next pass.
         set.kernel_revision = revision.filter(|_| revision == ours);

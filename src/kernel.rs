@@ -226,8 +226,9 @@ fn loaded_from(folder: &Path, hashes: &mut bool, bytes: &mut Vec<u8>) -> Option<
         return Some(digest);
     }
     *hashes = file::read_into(&folder.join("raw_sha256"), NAME_BYTES, bytes).is_ok();
-    let hash = String::from_utf8_lossy(bytes).trim().to_owned();
-    Digest::try_from(hash).ok().or_else(|| raw(bytes))
+    let hash = std::str::from_utf8(bytes).ok();
+    hash.and_then(|hash| Digest::parse(hash.trim()))
+        .or_else(|| raw(bytes))
 }
 
 /// The name of a profile's folder, as the kernel's `mangle_name` makes it; its ctype is Latin-1's.

@@ -1,5 +1,9 @@
 //! What to do, as data: (wanted, observed, clock) -> changes. Pure.
 
+mod standing;
+
+pub(crate) use standing::stands;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::Duration;

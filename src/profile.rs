@@ -220,6 +220,24 @@ impl AsRef<[u8]> for Digest {
 }
 
 impl Digest {
+    /// The digest that `text` writes in 64 hexadecimal digits.
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        let half = |digit: u8| match digit {
+            b'0'..=b'9' => Some(digit - b'0'),
+            b'a'..=b'f' => Some(digit - b'a' + 10),
+            b'A'..=b'F' => Some(digit - b'A' + 10),
+            _ => None,
+        };
+        let mut digest = [0; 32];
+        if text.len() != 64 {
+            return None;
+        }
+        for (byte, pair) in digest.iter_mut().zip(text.as_bytes().chunks_exact(2)) {
+            *byte = half(pair[0])? << 4 | half(pair[1])?;
+        }
+        Some(Self(digest))
+    }
+
     fn digits(&self) -> [u8; 64] {
         const DIGITS: &[u8; 16] = b"0123456789abcdef";
         let mut digits = [0; 64];
@@ -255,20 +273,7 @@ impl TryFrom<String> for Digest {
     type Error = String;
 
     fn try_from(text: String) -> Result<Self, String> {
-        let half = |digit: u8| char::from(digit).to_digit(16);
-        let mut digest = [0; 32];
-        let pairs = text.as_bytes().chunks_exact(2);
-        let right = text.len() == 64
-            && digest.iter_mut().zip(pairs).all(|(byte, pair)| {
-                let value = half(pair[0]).zip(half(pair[1]));
-                let value = value.and_then(|(high, low)| u8::try_from(high << 4 | low).ok());
-                *byte = value.unwrap_or_default();
-                value.is_some()
-            });
-        if !right {
-            return Err(format!("{} is not a SHA-256", quoted(&text)));
-        }
-        Ok(Self(digest))
+        Self::parse(&text).ok_or_else(|| format!("{} is not a SHA-256", quoted(&text)))
     }
 }
 

@@ -27,7 +27,7 @@ use crate::report::{Report, ending};
 use crate::settings::{Common, Confine, Pass as Settings, RemoveAfter};
 use crate::source::Source;
 use crate::state::folder::{Folder, Lock};
-use crate::state::{Object, ProblemKind, State};
+use crate::state::{Object, ProblemKind, Set, State};
 use crate::wanted::{self, Unit, Wish};
 use compiling::{further_profiles, warn_of};
 use reading::{read, rules_digest, wanted_digest};
@@ -104,7 +104,6 @@ fn run_locked(
     let environment = Digest::of_parts([environment, kernel.features()?]);
     let (state, own_changes) = pass.own_policy(&kernel, folder, state, environment, dry)?;
     let mut applier = Applier::new(&kernel, folder, state, &common.set, dry, Stamp::now())?;
-    applier.observe_contents(&settings.rules.prefix);
     pass.converge(&mut applier, &mut includes, program, environment)?;
     let mut report = applier.finish(settings.copy_to.as_deref())?;
     report.quiet &= !own_changes.iter().any(|change| change.action.writes());
@@ -167,10 +166,7 @@ impl Pass<'_> {
             && set.kernel_revision == kernel.revision()
             && Heartbeat::read(folder, &self.settings.common.set)
                 .is_some_and(|heartbeat| heartbeat.state == Some(folder.saved()))
-            && set
-                .includes
-                .iter()
-                .all(|(path, digest)| includes.digest_now(path) == *digest)
+            && includes_stand(set, includes)
     }
 
     /// The digest of the compiler's program: the recorded one while its files look the same, as
@@ -229,7 +225,17 @@ impl Pass<'_> {
         let mut closures = BTreeSet::new();
         let mut stored = Vec::new();
         let mut fresh: Vec<(&Unit, Digest)> = Vec::new();
+        let set = applier.set();
+        let untouched = applier.is_untouched()
+            && set.environment == Some(environment)
+            && includes_stand(set, includes);
+        if untouched {
+            all_files.clone_from(&set.includes);
+        }
         for unit in &self.wish.units {
+            if untouched && applier.keep_standing(unit) {
+                continue;
+            }
             let name = unit.name.as_str();
             let closure = match includes.of(&unit.text) {
                 Ok(closure) => closure,
@@ -252,6 +258,7 @@ impl Pass<'_> {
             }
         }
         fall_back(applier, &files, &mut stored);
+        applier.observe_contents(&settings.rules.prefix);
         let policy = self.policy();
         applier.claim(
             stored.iter(),
@@ -323,6 +330,12 @@ impl Pass<'_> {
         let node = self.settings.node.as_deref().unwrap_or_default();
         pods::named(&client, node).map_err(|failure| failure.line)
     }
+}
+
+/// Whether all that was included is what it was.
+fn includes_stand(set: &Set, includes: &mut Includes) -> bool {
+    let mut recorded = set.includes.iter();
+    recorded.all(|(path, digest)| includes.digest_now(path) == *digest)
 }
 
 /// The recorded version of `unit`, if it was compiled from the very same.

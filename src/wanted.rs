@@ -40,45 +40,34 @@ pub(crate) struct Wish {
     pub(crate) digest: Vec<u8>,
     /// How many profiles each source holds, by the source's name.
     pub(crate) counts: BTreeMap<String, usize>,
-    /// Where each name was found first.
-    sources: BTreeMap<String, String>,
+    /// Where each name that is refused was found first.
+    refused_in: BTreeMap<String, String>,
 }
 
 impl Wish {
     /// Sorts out what `found` wants.
     pub(crate) fn new(found: Vec<RawProfile>, rules: &Rules) -> Self {
         let mut wish = Self::default();
-        let mut sources = BTreeMap::<String, Vec<String>>::new();
-        for raw in &found {
-            let holders = sources.entry(raw.name.clone()).or_default();
-            holders.push(raw.source.clone());
-        }
-        let mut parts = Vec::with_capacity(found.len() * 3);
-        for raw in found {
-            let digest = raw.text.as_ref().map_or_else(
-                |refusal| Digest::of_parts(["refused", &refusal.message]),
-                |text| Digest::of(text.as_bytes()),
-            );
-            parts.extend([
-                raw.name.clone().into_bytes(),
-                raw.source.clone().into_bytes(),
-                digest.as_ref().to_vec(),
-            ]);
-            let holders = &sources[&raw.name];
+        let digests: Vec<Digest> = found.iter().map(digest_of).collect();
+        let parts = found.iter().zip(&digests).flat_map(|(raw, digest)| {
+            [raw.name.as_bytes(), raw.source.as_bytes(), digest.as_ref()]
+        });
+        wish.digest = Digest::of_parts(parts).as_ref().to_vec();
+        let doubles = found_twice(&found);
+        wish.units.reserve_exact(found.len());
+        for (raw, digest) in found.into_iter().zip(digests) {
+            match wish.counts.get_mut(&raw.source) {
+                Some(count) => *count += 1,
+                None => drop(wish.counts.insert(raw.source.clone(), 1)),
+            }
+            let holders = doubles.get(&raw.name).map_or(&[][..], Vec::as_slice);
             match accept(raw, digest, holders, rules) {
                 Ok(unit) => wish.units.push(unit),
-                Err((name, refusal)) => {
+                Err((name, source, refusal)) => {
+                    wish.refused_in.entry(name.clone()).or_insert(source);
                     wish.refused.insert(name, refusal);
                 }
             }
-        }
-        wish.digest = Digest::of_parts(parts).as_ref().to_vec();
-        for (name, holders) in sources {
-            for holder in &holders {
-                *wish.counts.entry(holder.clone()).or_default() += 1;
-            }
-            wish.sources
-                .extend(holders.into_iter().next().map(|first| (name, first)));
         }
         wish.units.sort_by(|a, b| a.name.cmp(&b.name));
         wish
@@ -86,7 +75,13 @@ impl Wish {
 
     /// Where `name` was found.
     pub(crate) fn source_of(&self, name: &str) -> &str {
-        self.sources.get(name).map_or("", String::as_str)
+        let accepted = self
+            .units
+            .binary_search_by(|unit| unit.name.as_str().cmp(name));
+        match accepted {
+            Ok(at) => &self.units[at].source,
+            Err(_) => self.refused_in.get(name).map_or("", String::as_str),
+        }
     }
 
     /// Every name that a file has, refused or not.
@@ -98,13 +93,35 @@ impl Wish {
     }
 }
 
+fn digest_of(raw: &RawProfile) -> Digest {
+    raw.text.as_ref().map_or_else(
+        |refusal| Digest::of_parts(["refused", &refusal.message]),
+        |text| Digest::of(text.as_bytes()),
+    )
+}
+
+/// The names that were found more than once, with where.
+fn found_twice(found: &[RawProfile]) -> BTreeMap<String, Vec<String>> {
+    let mut by_name: Vec<&RawProfile> = found.iter().collect();
+    by_name.sort_by(|a, b| a.name.cmp(&b.name));
+    let same_names = by_name.chunk_by(|a, b| a.name == b.name);
+    let doubles = same_names.filter(|same| same.len() > 1);
+    doubles
+        .map(|same| {
+            let holders = same.iter().map(|raw| raw.source.clone());
+            (same[0].name.clone(), holders.collect())
+        })
+        .collect()
+}
+
+/// `holders` are all the places of a name that was found more than once.
 fn accept(
     raw: RawProfile,
     digest: Digest,
     holders: &[String],
     rules: &Rules,
-) -> Result<Unit, (String, Refusal)> {
-    let refuse = |refusal| Err((raw.name.clone(), refusal));
+) -> Result<Unit, (String, String, Refusal)> {
+    let refuse = |refusal| Err((raw.name.clone(), raw.source.clone(), refusal));
     let name = match ProfileName::parse(&raw.name) {
         Ok(name) => name,
         Err(refusal) => return refuse(refusal),
@@ -119,7 +136,7 @@ fn accept(
             ),
         ));
     }
-    if holders.len() > 1 {
+    if !holders.is_empty() {
         let places = holders.join(" and ");
         return refuse(Refusal::new(
             RefusalKind::Duplicate,
@@ -133,7 +150,7 @@ fn accept(
             text,
             digest,
         }),
-        Err(refusal) => Err((raw.name, refusal)),
+        Err(refusal) => Err((raw.name, raw.source, refusal)),
     }
 }
 

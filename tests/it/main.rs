@@ -9,6 +9,7 @@ mod preflight;
 mod refusals;
 mod repeat;
 mod sources;
+mod standing;
 mod state;
 mod uninstall;
 mod usage;
