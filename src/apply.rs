@@ -43,7 +43,10 @@ pub(crate) struct Applier<'a> {
     changes: Vec<Change>,
     in_force: BTreeSet<ProfileName>,
     deferred: usize,
+    /// Whether something was stored that the disk may not have yet.
     stored: bool,
+    /// What was stored, whether it is recorded in the end or not.
+    stored_now: Vec<Digest>,
     /// The stored blob that was read last.
     read: Vec<u8>,
 }
@@ -81,6 +84,7 @@ impl<'a> Applier<'a> {
             in_force: BTreeSet::new(),
             deferred: 0,
             stored: false,
+            stored_now: Vec::new(),
             read: Vec::new(),
         })
     }
@@ -238,6 +242,13 @@ impl<'a> Applier<'a> {
         Ok(())
     }
 
+    /// Removes what a killed pass left in the policy folder. Call it before anything is stored.
+    pub(crate) fn remove_leftovers(&self) {
+        if !self.dry {
+            self.folder.remove_leftovers(&self.state);
+        }
+    }
+
     fn save(&mut self) -> Result<(), Error> {
         if self.dry {
             return Ok(());
@@ -258,6 +269,7 @@ impl<'a> Applier<'a> {
         for text in texts {
             if !self.dry {
                 self.stored = true;
+                self.stored_now.push(text.0);
                 self.folder.store(text, None)?;
             }
         }
@@ -275,6 +287,7 @@ impl<'a> Applier<'a> {
             return Ok(());
         }
         self.stored = true;
+        self.stored_now.extend([candidate.text, candidate.blob]);
         self.folder
             .store((candidate.text, text), Some((candidate.blob, blob)))
     }
@@ -371,7 +384,9 @@ impl<'a> Applier<'a> {
             self.set_mut().copies = copies::keep_equal(folder, self.folder, self.set());
         }
         self.save()?;
-        self.folder.prune(&self.state);
+        let superseded = self.before.stored_beside(self.set());
+        let doubtful = superseded.chain(self.stored_now.iter().copied()).collect();
+        self.folder.remove_unnamed(doubtful, &self.state);
         report::publish(self.folder, &self.state);
         let set = self.state.sets.remove(&self.set_name);
         Ok(Report {

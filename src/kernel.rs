@@ -140,20 +140,18 @@ impl Kernel {
         }
         let mut found: BTreeMap<String, Option<Digest>> = BTreeMap::new();
         let (mut hashes, mut bytes) = (true, Vec::new());
-        let Ok(folder) = std::fs::read_dir(self.apparmor.join("policy/profiles")) else {
-            return BTreeMap::new();
-        };
-        for entry in folder.flatten() {
-            let folder_name = entry.file_name();
+        let profiles = self.apparmor.join("policy/profiles");
+        // What was listed until an error is told; the rest is as if the kernel told nothing of it.
+        let _ = file::list(&profiles, &mut |folder_name, _| {
             let Some(candidates) = without_number(folder_name.as_bytes())
                 .and_then(|encoded_name| encoded.get(encoded_name))
             else {
-                continue;
+                return;
             };
-            let folder = entry.path();
+            let folder = profiles.join(folder_name);
             let file = folder.join("name");
             if file::read_into(&file, NAME_BYTES, &mut bytes).is_err() {
-                continue;
+                return;
             }
             let text = bytes.strip_suffix(b"\n").unwrap_or(&bytes);
             if let Some(name) = candidates.iter().find(|name| name.as_bytes() == text) {
@@ -162,7 +160,7 @@ impl Kernel {
                     .and_modify(|digest| *digest = None)
                     .or_insert_with(|| loaded_from(&folder, &mut hashes, &mut bytes));
             }
-        }
+        });
         let told = found.into_iter();
         told.filter_map(|(name, digest)| Some((name, digest?)))
             .collect()

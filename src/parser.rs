@@ -30,7 +30,7 @@ pub(crate) use child::child;
 use explain::{Ended, could_not_write, explain};
 use process::Process;
 use resources::Resources;
-pub(crate) use schedule::{Answers, Proof};
+pub(crate) use schedule::{Answers, Proof, Work};
 
 /// The hidden subcommand that [`child`] carries out.
 pub(crate) const CHILD: &str = "compile-child";

@@ -20,7 +20,7 @@ use crate::kubernetes::{Api, pods};
 use crate::own_policy::{self, Cage};
 use crate::parser::Compiler;
 use crate::plan::{Candidate, Change, Policy};
-use crate::profile::{Digest, Refusal, RefusalKind};
+use crate::profile::{Digest, Refusal, RefusalKind, Text};
 use crate::report::heartbeat::Heartbeat;
 use crate::report::outward::{self, NODE_TIME};
 use crate::report::{Report, ending};
@@ -213,10 +213,6 @@ impl Pass<'_> {
     ) -> Result<(), Error> {
         let settings = self.settings;
         let environment = Digest::of_parts([environment, rules_digest(settings)]);
-        applier.store_texts(self.wish.units.iter().filter_map(|unit| {
-            let from_api = self.objects.contains_key(&unit.source);
-            from_api.then_some((unit.digest, unit.text.as_str()))
-        }))?;
         for (name, refusal) in &self.wish.refused {
             applier.refuse(name, None, refusal);
         }
@@ -258,6 +254,14 @@ impl Pass<'_> {
             }
         }
         fall_back(applier, &files, &mut stored);
+        let texts: Vec<Text> = fresh.iter().map(|(unit, _)| unit.to_compile()).collect();
+        let is_asked = !texts.is_empty() || applier.is_compiler_noted();
+        let compilers = is_asked.then(|| self.begin(&texts));
+        applier.remove_leftovers();
+        applier.store_texts(self.wish.units.iter().filter_map(|unit| {
+            let from_api = self.objects.contains_key(&unit.source);
+            from_api.then_some((unit.digest, unit.text.as_str()))
+        }))?;
         applier.observe_contents(&settings.rules.prefix);
         let policy = self.policy();
         applier.claim(
@@ -269,7 +273,7 @@ impl Pass<'_> {
         for candidate in stored {
             applier.carry_out(&policy, candidate, None)?;
         }
-        self.compile(applier, &policy, &fresh, &files, &established)?;
+        self.load_compiled(applier, &policy, &fresh, compilers, &files, &established)?;
         warn_of(&fresh, applier, includes);
         applier.read_back()?;
         self.remove(applier, &policy, &files)?;

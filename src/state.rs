@@ -99,6 +99,29 @@ pub(crate) struct Record {
     pub(crate) repairs: Vec<Stamp>,
 }
 
+impl Set {
+    /// The digests of what of it lies in the policy folder.
+    pub(crate) fn stored(&self) -> impl Iterator<Item = Digest> {
+        let records = self.profiles.values();
+        let records = records.flat_map(|record| [record.text, record.blob]);
+        let objects = self.objects.values();
+        records.chain(objects.flat_map(|object| object.texts.values().copied()))
+    }
+
+    /// As `stored`, but without what `other` has under the same name.
+    pub(crate) fn stored_beside(&self, other: &Self) -> impl Iterator<Item = Digest> {
+        let records = self.profiles.iter();
+        let records = records.filter(|(name, record)| {
+            let same = |other: &Record| other.text == record.text && other.blob == record.blob;
+            !other.profiles.get(*name).is_some_and(same)
+        });
+        let records = records.flat_map(|(_, record)| [record.text, record.blob]);
+        let objects = self.objects.iter();
+        let objects = objects.filter(|(key, object)| other.objects.get(*key) != Some(object));
+        records.chain(objects.flat_map(|(_, object)| object.texts.values().copied()))
+    }
+}
+
 impl Record {
     /// The mode of the profile itself.
     pub(crate) fn mode(&self) -> Mode {

@@ -31,22 +31,26 @@ impl Applier<'_> {
         pods: Option<Pods<'_>>,
     ) -> Result<(), Error> {
         let set = self.set_mut();
-        let wanted: BTreeSet<String> = set
+        // Children, hats and further profiles of what is wanted.
+        let members: BTreeSet<String> = set
             .profiles
             .iter()
             .filter(|(name, _)| files.contains(name.as_str()))
-            .flat_map(|(_, record)| record.members.iter().map(|m| m.name.clone()))
-            .chain(files.iter().map(|name| (*name).to_owned()))
+            .flat_map(|(_, record)| record.members.iter().map(|m| m.name.as_str()))
+            .filter(|member| !files.contains(member))
+            .map(str::to_owned)
             .collect();
         for (name, owned) in &mut set.owned {
-            if wanted.contains(name) {
+            if files.contains(name.as_str()) || members.contains(name) {
                 owned.unwanted = None;
             }
         }
-        let recorded_sources = set.profiles.values().map(|record| record.source.clone());
-        let empty: BTreeSet<String> = recorded_sources.filter(|s| is_empty(s)).collect();
+        let recorded_sources = set.profiles.values().map(|record| &record.source);
+        let empty = recorded_sources.filter(|source| is_empty(source));
+        let empty: BTreeSet<String> = empty.cloned().collect();
         let removals = {
-            let wanted = wanted.iter().map(String::as_str).collect();
+            let members = members.iter().map(String::as_str);
+            let wanted = files.iter().copied().chain(members).collect();
             let empty = empty.iter().map(String::as_str).collect();
             let mut scan = None;
             let proc = self.kernel.proc();

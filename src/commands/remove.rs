@@ -43,6 +43,7 @@ pub(crate) fn run(flags: &args::Removal, common: &Common, env: Env) -> Result<Re
         false,
         Stamp::now(),
     )?;
+    applier.remove_leftovers();
     if !all {
         applier.keep_refusals();
     }

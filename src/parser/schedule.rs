@@ -62,9 +62,20 @@ impl Compiler {
         proof: Option<Proof>,
         done: &mut dyn FnMut(Answers),
     ) -> Result<(), String> {
+        self.begin(texts, deadline, proof).finish(done)
+    }
+
+    /// As `compile`, but returns as soon as as many compilers work as may, so that the caller can
+    /// do something else meanwhile.
+    pub(crate) fn begin<'a>(
+        &self,
+        texts: &'a [Text<'a>],
+        deadline: Instant,
+        proof: Option<Proof<'a>>,
+    ) -> Work<'a> {
         let mut order: Vec<usize> = (0..texts.len()).collect();
         order.sort_by_key(|index| Reverse(texts[*index].contents.len()));
-        let mut schedule = Schedule {
+        let schedule = Schedule {
             compiler: self.clone(),
             texts,
             deadline,
@@ -80,9 +91,34 @@ impl Compiler {
             alone: VecDeque::new(),
             answers: Vec::new(),
         };
-        let mut running = Vec::new();
+        let mut work = Work {
+            schedule,
+            running: Vec::new(),
+        };
+        work.schedule.fill(&mut work.running);
+        work
+    }
+}
+
+/// Compilers at work. What is dropped before its end is killed.
+pub(crate) struct Work<'a> {
+    schedule: Schedule<'a>,
+    running: Vec<Job>,
+}
+
+impl Work<'_> {
+    /// Waits for the answers and gives them to `done`.
+    ///
+    /// # Errors
+    /// As `Compiler::compile`'s.
+    pub(crate) fn finish(mut self, done: &mut dyn FnMut(Answers)) -> Result<(), String> {
+        let Self { schedule, running } = &mut self;
+        // Nobody looked at them meanwhile, and how long that took is not their fault.
+        for job in running.iter_mut() {
+            job.since = Instant::now();
+        }
         loop {
-            schedule.fill(&mut running);
+            schedule.fill(running);
             if !schedule.answers.is_empty() {
                 done(std::mem::take(&mut schedule.answers));
             }
@@ -100,7 +136,15 @@ impl Compiler {
                 }
             }
         }
-        schedule.outside.map_or(Ok(()), Err)
+        self.schedule.outside.take().map_or(Ok(()), Err)
+    }
+}
+
+impl Drop for Work<'_> {
+    fn drop(&mut self) {
+        for job in &mut self.running {
+            job.process.kill();
+        }
     }
 }
 

@@ -341,19 +341,52 @@ fn as_pass() {
     );
 }
 
+/// A compiler that never ends, gone when dropped.
+struct Endless {
+    folder: PathBuf,
+    program: PathBuf,
+}
+
+impl Endless {
+    fn new(name: &str) -> Self {
+        let folder =
+            std::env::temp_dir().join(format!("armorer-test-{}-{name}", std::process::id()));
+        fs::create_dir(&folder).unwrap();
+        fs::set_permissions(&folder, fs::Permissions::from_mode(0o777)).unwrap();
+        let pid = folder.join("pid").display().to_string();
+        let text = format!("echo $$ >{pid}.new; mv {pid}.new {pid}; exec sleep 1000");
+        Self {
+            folder,
+            program: script(&format!("{name}.sh"), &text),
+        }
+    }
+
+    fn is_alive(&self) -> bool {
+        let pid = fs::read_to_string(self.folder.join("pid")).unwrap_or_default();
+        let line = Path::new("/proc").join(pid.trim()).join("cmdline");
+        !pid.is_empty() && fs::read_to_string(line).is_ok_and(|line| line.contains("sleep"))
+    }
+
+    #[track_caller]
+    fn until(&self, alive: bool) {
+        let end = Instant::now() + Duration::from_secs(10);
+        while self.is_alive() != alive {
+            assert!(Instant::now() < end, "alive: {}", !alive);
+            std::thread::sleep(NAP);
+        }
+    }
+}
+
+impl Drop for Endless {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.program);
+        let _ = fs::remove_dir_all(&self.folder);
+    }
+}
+
 #[test]
 fn a_killed_pass_leaves_no_compiler_behind() {
-    let folder = std::env::temp_dir().join(format!("armorer-test-{}-orphan", std::process::id()));
-    fs::create_dir(&folder).unwrap();
-    fs::set_permissions(&folder, fs::Permissions::from_mode(0o777)).unwrap();
-    let pid = folder.join("pid");
-    let program = script(
-        "orphan.sh",
-        &format!(
-            "echo $$ >{0}.new; mv {0}.new {0}; exec sleep 1000",
-            pid.display()
-        ),
-    );
+    let endless = Endless::new("orphan");
     let mut pass = Command::new("/proc/self/exe")
         .args([
             "--exact",
@@ -362,25 +395,26 @@ fn a_killed_pass_leaves_no_compiler_behind() {
             "--",
             "be-a-pass",
         ])
-        .arg(&program)
+        .arg(&endless.program)
         .stdout(Stdio::null())
         .spawn()
         .unwrap();
-    let wait_for = |what: &dyn Fn() -> bool| {
-        let end = Instant::now() + Duration::from_secs(10);
-        while !what() {
-            assert!(Instant::now() < end);
-            std::thread::sleep(NAP);
-        }
-    };
-    wait_for(&|| pid.exists());
-    let process = Path::new("/proc").join(fs::read_to_string(&pid).unwrap().trim());
-    let alive =
-        || fs::read_to_string(process.join("cmdline")).is_ok_and(|line| line.contains("sleep"));
-    wait_for(&alive);
+    endless.until(true);
     pass.kill().unwrap();
     pass.wait().unwrap();
-    wait_for(&|| !alive());
-    fs::remove_file(program).unwrap();
-    fs::remove_dir_all(folder).unwrap();
+    endless.until(false);
+}
+
+#[test]
+fn compilers_that_nobody_waits_for_any_more_are_killed() {
+    let endless = Endless::new("dropped");
+    let compiler = compiler(Settings {
+        program: Some(endless.program.clone()),
+        ..settings()
+    });
+    let texts = [text_of("custom.x", "x")];
+    let work = compiler.begin(&texts, Instant::now() + Duration::from_secs(60), None);
+    endless.until(true);
+    drop(work);
+    endless.until(false);
 }

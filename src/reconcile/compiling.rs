@@ -1,4 +1,5 @@
-//! From texts to what is loaded: compiled in the cage, checked, loaded as each is ready.
+//! From texts to what is loaded: compiled in the cage, checked, loaded as each is ready. While
+//! compilers work, the pass does what does not need them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,24 +9,23 @@ use crate::apply::Applier;
 use crate::blob;
 use crate::error::Error;
 use crate::includes::Includes;
-use crate::parser::Answers;
+use crate::parser::{Answers, Work};
 use crate::plan::{Candidate, Policy, about, parent};
 use crate::profile::{Digest, ProfileName, Refusal, RefusalKind, Text};
 use crate::settings::Confine;
 use crate::state::Member;
 use crate::wanted::{self, Unit};
 
+/// Compilers at work.
+pub(super) struct Caged<'t> {
+    work: Work<'t>,
+    /// Why they are not confined by armorer's own profile.
+    why: Option<String>,
+}
+
 impl Pass<'_> {
-    /// Compiles `texts`, confined where that works, and notes where it does not.
-    fn compile_caged(
-        &self,
-        applier: &mut Applier,
-        texts: &[Text],
-        done: &mut dyn FnMut(&mut Applier, Answers),
-    ) {
-        if texts.is_empty() && !applier.is_compiler_noted() {
-            return;
-        }
+    /// Sets compilers to work at `texts`, confined where that works.
+    pub(super) fn begin<'t>(&'t self, texts: &'t [Text<'t>]) -> Caged<'t> {
         let deadline = self.started + self.settings.deadline;
         let mut why = self.cage.as_ref().err().cloned();
         let mut compiler = self.compiler.clone();
@@ -44,10 +44,19 @@ impl Pass<'_> {
                 compiler = self.compiler.clone();
             }
         }
-        let outside = compiler.compile(texts, deadline, proof, &mut |answers| {
-            done(applier, answers);
-        });
-        let why = why.or(outside.err());
+        let work = compiler.begin(texts, deadline, proof);
+        Caged { work, why }
+    }
+
+    /// Waits for the compilers, and notes why they were not confined.
+    fn finish(
+        &self,
+        applier: &mut Applier,
+        caged: Caged,
+        done: &mut dyn FnMut(&mut Applier, Answers),
+    ) {
+        let outside = caged.work.finish(&mut |answers| done(applier, answers));
+        let why = caged.why.or(outside.err());
         let wanted = self.settings.confine_compiler == Confine::Auto;
         if applier.note_compiler(why.clone())
             && wanted
@@ -57,21 +66,24 @@ impl Pass<'_> {
         }
     }
 
-    /// Compiles `fresh`, and loads each as soon as it is ready; only files that define further
-    /// profiles wait for all, because another file may define the same.
-    pub(super) fn compile(
+    /// Takes what became of `fresh`, and loads each as soon as it is ready; only files that define
+    /// further profiles wait for all, because another file may define the same.
+    pub(super) fn load_compiled(
         &self,
         applier: &mut Applier,
         policy: &Policy,
         fresh: &[(&Unit, Digest)],
+        caged: Option<Caged>,
         files: &BTreeSet<&str>,
         established: &BTreeMap<String, ProfileName>,
     ) -> Result<(), Error> {
-        let texts: Vec<Text> = fresh.iter().map(|(unit, _)| unit.to_compile()).collect();
+        let Some(caged) = caged else {
+            return Ok(());
+        };
         let mut waiting: Vec<(Candidate, Vec<u8>)> = Vec::new();
         let mut failed = None;
         let mut refused = Vec::new();
-        self.compile_caged(applier, &texts, &mut |applier, answers| {
+        self.finish(applier, caged, &mut |applier, answers| {
             if failed.is_some() {
                 return;
             }

@@ -16,7 +16,6 @@ use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::fs::TryLockError;
 use std::io::{self, Write};
-use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::thread::sleep;
@@ -24,11 +23,11 @@ use std::time::{Duration, Instant};
 
 use fs_err as fs;
 use fs_err::os::unix::fs::OpenOptionsExt as _;
-use rustix::fs::{FileType, RawDir};
+use rustix::fs::FileType;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::State;
+use super::{Set, State};
 use crate::error::Error;
 use crate::file;
 use crate::profile::Digest;
@@ -204,28 +203,33 @@ impl Folder {
         String::from_utf8(text).map_err(|_| "the stored text is not UTF-8".into())
     }
 
-    /// Removes stored policy that no set's record names, and what a killed pass left.
-    pub(crate) fn prune(&self, state: &State) {
+    /// Removes what a killed pass left in the policy folder: all that no set's record names.
+    pub(crate) fn remove_leftovers(&self, state: &State) {
         let policy = self.path.join("policy");
-        let Ok(listed) = fs::File::open(&policy) else {
-            return;
-        };
-        let mut keep = HashSet::new();
-        for set in state.sets.values() {
-            for record in set.profiles.values() {
-                keep.extend([record.text, record.blob]);
-            }
-            let texts = set.objects.values().flat_map(|object| &object.texts);
-            keep.extend(texts.map(|(_, text)| *text));
-        }
-        // The standard library's listing takes 2 KiB a system call under musl.
-        let mut buffer = Vec::with_capacity(32 * 1024);
-        let mut listing = RawDir::new(listed.file(), buffer.spare_capacity_mut());
-        while let Some(Ok(entry)) = listing.next() {
-            let name = entry.file_name().to_bytes();
+        let keep: HashSet<Digest> = state.sets.values().flat_map(Set::stored).collect();
+        let mut leftovers = Vec::new();
+        let _ = file::list(&policy, &mut |name, kind| {
             let is_kept = stored_digest(name).is_some_and(|digest| keep.contains(&digest));
-            if !is_kept && entry.file_type() != FileType::Directory {
-                let _ = fs::remove_file(policy.join(OsStr::from_bytes(name)));
+            if !is_kept && kind != FileType::Directory {
+                leftovers.push(policy.join(name));
+            }
+        });
+        for leftover in leftovers {
+            let _ = fs::remove_file(leftover);
+        }
+    }
+
+    /// Removes the stored policy among `doubtful` that no set in `now` names.
+    pub(crate) fn remove_unnamed(&self, mut doubtful: HashSet<Digest>, now: &State) {
+        if doubtful.is_empty() {
+            return;
+        }
+        for digest in now.sets.values().flat_map(Set::stored) {
+            doubtful.remove(&digest);
+        }
+        for digest in doubtful {
+            for path in [self.text_path(digest), self.blob_path(digest)] {
+                let _ = fs::remove_file(path);
             }
         }
     }
@@ -302,8 +306,8 @@ fn text_name(text: Digest) -> String {
 }
 
 /// The digest in the name of a stored text or blob.
-fn stored_digest(name: &[u8]) -> Option<Digest> {
-    let name = std::str::from_utf8(name).ok()?;
+fn stored_digest(name: &OsStr) -> Option<Digest> {
+    let name = name.to_str()?;
     let digest = name
         .strip_suffix(".text")
         .or_else(|| name.strip_suffix(".blob"))?;
@@ -428,7 +432,7 @@ mod tests {
         folder.store((text, "text"), Some((blob, b"blob"))).unwrap();
         folder.blob(blob, &mut read).unwrap();
         assert_eq!(read, b"blob");
-        folder.prune(&State::default());
+        folder.remove_leftovers(&State::default());
         assert!(folder.blob(blob, &mut read).is_err() && folder.text(text).is_err());
         std::fs::remove_dir_all(path).unwrap();
     }

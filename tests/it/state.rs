@@ -200,6 +200,42 @@ fn the_policy_folder_holds_what_is_recorded_and_nothing_else() {
     node.remove("profiles/custom.b");
     node.reconcile(&["--remove-after", "0s"]).assert(0);
     assert_eq!(stored(), 2);
+    // A new version takes the place of the old one.
+    let text = crate::node::profile("custom.a").replace('}', "  deny /srv/new w,\n}");
+    node.want("custom.a", &text);
+    node.load("custom.a", &text);
+    node.reconcile(&[]).assert(0);
+    assert_eq!(stored(), 2);
+    // What was compiled and then refused is not kept.
+    for name in ["custom.c", "custom.d"] {
+        let both = crate::node::profile(name) + &crate::node::profile("custom.x");
+        node.want(name, both);
+    }
+    let run = node.reconcile(&[]).assert(1);
+    assert!(run.stderr().contains("custom.x is defined by"), "{run}");
+    assert_eq!(stored(), 2);
+}
+
+#[test]
+fn what_another_set_stored_too_is_kept() {
+    let node = Node::settled(&["custom.a"]);
+    // As if the other set had recorded the same text.
+    node.edit_state(|state| {
+        let mut other = state["sets"]["default"].clone();
+        other["owned"] = serde_json::json!({});
+        state["sets"]["other"] = other;
+    });
+    node.remove("profiles/custom.a");
+    node.want("custom.b", crate::node::profile("custom.b"));
+    node.load("custom.b", &crate::node::profile("custom.b"));
+    node.reconcile(&["--remove-after", "0s"]).assert(0);
+    let state = node.state();
+    assert!(state["sets"]["default"]["profiles"]["custom.a"].is_null());
+    let record = &state["sets"]["other"]["profiles"]["custom.a"];
+    for (field, kind) in [("text", "text"), ("blob", "blob")] {
+        let digest = record[field].as_str().unwrap();
+        assert!(node.exists(&format!("var/lib/armorer/policy/{digest}.{kind}")));
+    }
 }
 
 #[test]
