@@ -17,7 +17,7 @@ use crate::kernel::Kernel;
 use crate::plan::{
     CONTEST_WINDOW, Candidate, Change, Decision, Observed, Policy, Verb, View, parent, stands,
 };
-use crate::profile::{Digest, ProfileName};
+use crate::profile::{Digest, ProfileName, Sha1};
 use crate::report::{self, Report, copies};
 use crate::state::folder::Folder;
 use crate::state::{Owned, Problem, ProblemKind, Record, Set, State};
@@ -38,6 +38,8 @@ pub(crate) struct Applier<'a> {
     revision: Option<u64>,
     /// How many successful writes to the kernel were ours since then.
     writes: u64,
+    /// What the kernel calls the blobs that were read back.
+    learned: BTreeMap<Digest, Sha1>,
     written: Vec<Candidate>,
     problems: BTreeMap<String, Problem>,
     changes: Vec<Change>,
@@ -78,6 +80,7 @@ impl<'a> Applier<'a> {
             now,
             revision,
             writes: 0,
+            learned: BTreeMap::new(),
             written: Vec::new(),
             problems: BTreeMap::new(),
             changes: Vec::new(),
@@ -115,7 +118,9 @@ impl<'a> Applier<'a> {
             .filter(|name| !digests.contains_key(*name) && !self.in_force.contains(*name))
             .collect();
         if !names.is_empty() {
-            digests.extend(self.kernel.digests(&names));
+            let contents = self.kernel.contents(&names, &self.state.sha1s());
+            digests.extend(contents.digests);
+            self.learned.extend(contents.learned);
         }
         self.observed.digests = digests;
     }
@@ -330,9 +335,12 @@ impl<'a> Applier<'a> {
             Some(at) if !fresh => at,
             _ => now.at,
         };
+        let old = old.filter(|record| record.blob == candidate.blob);
+        let sha1 = old.and_then(|record| record.sha1.clone());
         set.profiles.insert(
             candidate.name,
             Record {
+                sha1,
                 source: candidate.source,
                 text: candidate.text,
                 key: candidate.key,
@@ -356,6 +364,12 @@ impl<'a> Applier<'a> {
         let problems = std::mem::take(&mut self.problems);
         // As they came, which is as each was compiled, no two plans would look alike.
         self.changes.sort_by(|a, b| a.profile.cmp(&b.profile));
+        let learned = std::mem::take(&mut self.learned);
+        for record in self.set_mut().profiles.values_mut() {
+            if let Some(sha1) = learned.get(&record.blob) {
+                record.sha1 = Some(sha1.clone());
+            }
+        }
         let verifiable = !self.observed.digests.is_empty()
             || self.observed.loaded.is_empty()
             || self.is_untouched() && self.before.verifiable;

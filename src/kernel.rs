@@ -2,9 +2,10 @@
 //!
 //! Format of the files: security/apparmor/apparmorfs.c of Linux.
 
+mod contents;
 mod preflight;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
@@ -13,13 +14,7 @@ use rustix::fs::{Mode, OFlags};
 use walkdir::WalkDir;
 
 use crate::error::Error;
-use crate::file;
 use crate::profile::{self, Digest};
-
-/// More than a name or a hash has, in bytes.
-const NAME_BYTES: u64 = 64 << 10;
-/// The largest loaded policy that is compared, in bytes: none of ours is larger.
-const BLOB_BYTES: u64 = 64 << 20;
 
 /// The policy interface of the running kernel, or of a folder made like it.
 #[derive(Clone, Debug)]
@@ -129,43 +124,6 @@ impl Kernel {
         &self.proc
     }
 
-    /// The digest of the blob that each of `names` was loaded with; from one look at the folder.
-    ///
-    /// A name that is absent here is not loaded (see `profiles`), or the kernel does not tell: that
-    /// is not in its configuration, or two profiles have that name.
-    pub(crate) fn digests(&self, names: &BTreeSet<&str>) -> BTreeMap<String, Digest> {
-        let mut encoded: BTreeMap<Vec<u8>, Vec<&str>> = BTreeMap::new();
-        for name in names {
-            encoded.entry(encode(name)).or_default().push(name);
-        }
-        let mut found: BTreeMap<String, Option<Digest>> = BTreeMap::new();
-        let (mut hashes, mut bytes) = (true, Vec::new());
-        let profiles = self.apparmor.join("policy/profiles");
-        // What was listed until an error is told; the rest is as if the kernel told nothing of it.
-        let _ = file::list(&profiles, &mut |folder_name, _| {
-            let Some(candidates) = without_number(folder_name.as_bytes())
-                .and_then(|encoded_name| encoded.get(encoded_name))
-            else {
-                return;
-            };
-            let folder = profiles.join(folder_name);
-            let file = folder.join("name");
-            if file::read_into(&file, NAME_BYTES, &mut bytes).is_err() {
-                return;
-            }
-            let text = bytes.strip_suffix(b"\n").unwrap_or(&bytes);
-            if let Some(name) = candidates.iter().find(|name| name.as_bytes() == text) {
-                found
-                    .entry((*name).to_owned())
-                    .and_modify(|digest| *digest = None)
-                    .or_insert_with(|| loaded_from(&folder, &mut hashes, &mut bytes));
-            }
-        });
-        let told = found.into_iter();
-        told.filter_map(|(name, digest)| Some((name, digest?)))
-            .collect()
-    }
-
     /// Loads or replaces the profiles of one blob, all or none.
     ///
     /// # Errors
@@ -211,44 +169,6 @@ pub(crate) fn listed(list: &[u8]) -> BTreeMap<String, profile::Mode> {
                 })
         })
         .collect()
-}
-
-/// The digest of the blob that the profile with this folder was loaded with: the kernel's own
-/// word, else of the bytes that it kept. Where one had no such hash, the bytes are asked for first.
-fn loaded_from(folder: &Path, hashes: &mut bool, bytes: &mut Vec<u8>) -> Option<Digest> {
-    let raw = |bytes: &mut Vec<u8>| {
-        file::read_into(&folder.join("raw_data"), BLOB_BYTES, bytes).ok()?;
-        Some(Digest::of(bytes))
-    };
-    if !*hashes && let Some(digest) = raw(bytes) {
-        return Some(digest);
-    }
-    *hashes = file::read_into(&folder.join("raw_sha256"), NAME_BYTES, bytes).is_ok();
-    let hash = std::str::from_utf8(bytes).ok();
-    hash.and_then(|hash| Digest::parse(hash.trim()))
-        .or_else(|| raw(bytes))
-}
-
-/// The name of a profile's folder, as the kernel's `mangle_name` makes it; its ctype is Latin-1's.
-fn encode(name: &str) -> Vec<u8> {
-    name.trim_start_matches(['/', '.'])
-        .bytes()
-        .filter_map(|byte| match byte {
-            b'/' => Some(b'.'),
-            b'\t'..=b'\r' | b' ' | 0xa0 => Some(b'_'),
-            b'.' | b'_' | b'-' => Some(byte),
-            0xd7 | 0xf7 => None,
-            byte if byte.is_ascii_alphanumeric() || byte >= 0xc0 => Some(byte),
-            _ => None,
-        })
-        .collect()
-}
-
-/// `ENCODED` of a folder's name `ENCODED.NUMBER`.
-fn without_number(folder: &[u8]) -> Option<&[u8]> {
-    let dot = folder.iter().rposition(|byte| *byte == b'.')?;
-    let (encoded, number) = (&folder[..dot], &folder[dot + 1..]);
-    (!number.is_empty() && number.iter().all(u8::is_ascii_digit)).then_some(encoded)
 }
 
 #[cfg(test)]

@@ -277,6 +277,28 @@ impl TryFrom<String> for Digest {
     }
 }
 
+/// The SHA-1 that a kernel without SHA-256 tells of a loaded blob, as it writes it: a name for what was
+/// compared, never what is compared.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String")]
+pub(crate) struct Sha1(String);
+
+impl Sha1 {
+    /// The hash that `text` writes in 40 hexadecimal digits.
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        let right = text.len() == 40 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+        right.then(|| Self(text.to_owned()))
+    }
+}
+
+impl TryFrom<String> for Sha1 {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        Self::parse(&text).ok_or_else(|| format!("{} is not a SHA-1", quoted(&text)))
+    }
+}
+
 /// One file of a source, not looked into yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct RawProfile {

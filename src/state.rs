@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock::{Stamp, Time};
 use crate::error::Error;
-use crate::profile::{Digest, Mode, ProfileName, RefusalKind, Version};
+use crate::profile::{Digest, Mode, ProfileName, RefusalKind, Sha1, Version};
 
 /// The set of armorer's own profiles. No user's set has a name like it.
 pub(crate) const OWN_SET: &str = "(armorer)";
@@ -92,6 +92,9 @@ pub(crate) struct Record {
     /// The digest of the compiled policy.
     pub(crate) blob: Digest,
     pub(crate) members: Vec<Member>,
+    /// What this node's kernel calls the compiled policy, if it has no SHA-256 and was compared.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) sha1: Option<Sha1>,
     #[serde(default)]
     pub(crate) loaded_at: Option<Time>,
     /// When somebody else's change was undone, lately.
@@ -271,6 +274,14 @@ impl State {
                 record.repairs.clear();
             }
         }
+    }
+
+    /// Compiled policy by what this node's kernel calls it.
+    pub(crate) fn sha1s(&self) -> BTreeMap<Sha1, Digest> {
+        let records = self.sets.values().flat_map(|set| set.profiles.values());
+        records
+            .filter_map(|record| Some((record.sha1.clone()?, record.blob)))
+            .collect()
     }
 
     /// Which other set owns the kernel's `name`.

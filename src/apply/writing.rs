@@ -74,7 +74,9 @@ impl Applier<'_> {
         let names = names
             .map(|m| m.name.as_str())
             .filter(|name| parent(name).is_none());
-        let digests = self.kernel.digests(&names.collect());
+        let contents = self.kernel.contents(&names.collect(), &self.state.sha1s());
+        let digests = contents.digests;
+        self.learned.extend(contents.learned);
         for candidate in &written {
             let wrong = candidate.members.iter().find_map(|member| {
                 let name = &member.name;

@@ -168,7 +168,7 @@ impl Seen {
             })
             .filter(|name| parent(name).is_none())
             .collect();
-        let digests = kernel.digests(&names);
+        let digests = kernel.contents(&names, &state.sha1s()).digests;
         if digests.len() < names.len() {
             notes.push(
                 "content unverifiable: this kernel does not tell what is loaded, only names and modes"

@@ -1,6 +1,8 @@
+use std::collections::BTreeSet;
 use std::fs;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use super::contents::{encode, without_number};
 use super::*;
 use crate::profile::Mode;
 
@@ -164,12 +166,49 @@ fn contents_come_from_the_hash_else_from_the_bytes() {
         "custom.a_b",
         "custom.gone",
     ]);
-    let digests = node.kernel().digests(&names);
+    let nothing = BTreeMap::new();
+    let contents = node.kernel().contents(&names, &nothing);
+    assert!(contents.learned.is_empty());
+    let digests = contents.digests;
     let known: Vec<_> = digests.keys().map(String::as_str).collect();
     assert_eq!(known, ["custom.a_b", "custom.hash", "custom.raw"]);
     assert!(digests.values().all(|known| *known == digest));
     node.profile("custom.raw.1", "custom.raw", &[("raw_data", b"other")]);
-    assert_eq!(node.kernel().digests(&names)["custom.raw"], other);
+    let contents = node.kernel().contents(&names, &nothing);
+    assert_eq!(contents.digests["custom.raw"], other);
+}
+
+#[test]
+fn a_sha1_stands_for_what_was_compared_and_for_nothing_else() {
+    let node = Node::new();
+    let (digest, other) = (Digest::of(b"blob"), Digest::of(b"other"));
+    let [first, second] = ["a", "b"].map(|digit| digit.repeat(40));
+    let load = |sha1: &str, blob: &[u8]| {
+        let sha1 = format!("{sha1}\n");
+        let files = [("raw_sha1", sha1.as_bytes()), ("raw_data", blob)];
+        node.profile("custom.a.1", "custom.a", &files);
+    };
+    let names = BTreeSet::from(["custom.a"]);
+    load(&first, b"blob");
+    let contents = node.kernel().contents(&names, &BTreeMap::new());
+    assert_eq!(contents.digests["custom.a"], digest);
+    assert_eq!(contents.learned.len(), 1);
+    let known = BTreeMap::from([(contents.learned[&digest].clone(), digest)]);
+    // The bytes are not read again: they could not be.
+    let raw_data = "security/apparmor/policy/profiles/custom.a.1/raw_data";
+    fs::remove_file(node.0.join(raw_data)).unwrap();
+    let contents = node.kernel().contents(&names, &known);
+    assert_eq!(contents.digests["custom.a"], digest);
+    assert!(contents.learned.is_empty());
+    load(&second, b"other");
+    let contents = node.kernel().contents(&names, &known);
+    assert_eq!(contents.digests["custom.a"], other);
+    for nonsense in ["", "a", &"g".repeat(40), &"a".repeat(41)] {
+        load(nonsense, b"blob");
+        let contents = node.kernel().contents(&names, &known);
+        assert_eq!(contents.digests["custom.a"], digest, "{nonsense}");
+        assert!(contents.learned.is_empty());
+    }
 }
 
 #[test]

@@ -109,6 +109,7 @@ impl Node {
             set.owned.insert(member.name.clone(), owned);
         }
         let record = Record {
+            sha1: None,
             source: candidate.source.clone(),
             text: candidate.text,
             key: candidate.key,

@@ -192,6 +192,29 @@ fn what_somebody_removes_replaces_or_sets_to_complain_is_repaired() {
 }
 
 #[test]
+fn a_sha1_is_recorded_where_the_kernel_has_nothing_better_and_contents_are_still_compared() {
+    let case = Case::new();
+    case.want_simple("custom.p");
+    case.want_simple("custom.q");
+    case.pass().exits(0);
+    let state: serde_json::Value = serde_json::from_str(&case.state()).unwrap();
+    for name in ["custom.p", "custom.q"] {
+        let told = |file| kernel::told(name, file).map(|word| String::from_utf8(word).unwrap());
+        let expected = match (told("raw_sha256"), told("raw_sha1")) {
+            (None, Some(sha1)) => serde_json::json!(sha1.trim()),
+            _ => serde_json::Value::Null,
+        };
+        assert_eq!(state["sets"]["default"]["profiles"][name]["sha1"], expected);
+    }
+    // Its hash is known by now, as is the other's: neither may be taken for it.
+    let (p, q) = (raw_data("custom.p").unwrap(), raw_data("custom.q").unwrap());
+    replace(&compile("profile custom.p { file, signal, }"));
+    case.pass().exits(0);
+    assert_eq!(raw_data("custom.p").unwrap(), p);
+    assert_eq!(raw_data("custom.q").unwrap(), q);
+}
+
+#[test]
 fn after_three_repairs_it_is_contested() {
     let case = Case::new();
     case.want_simple("custom.p");

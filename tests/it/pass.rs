@@ -121,6 +121,62 @@ fn somebody_elses_changes_are_undone() {
     );
 }
 
+/// As a kernel without SHA-256 tells of `name`.
+fn tell_by_sha1(node: &Node, name: &str, sha1: &str, blob: Option<&[u8]>) {
+    let entry = format!("sys/kernel/security/apparmor/policy/profiles/{name}.1");
+    for file in ["raw_sha256", "raw_data"] {
+        if node.exists(&format!("{entry}/{file}")) {
+            node.remove(&format!("{entry}/{file}"));
+        }
+    }
+    node.write(
+        &format!("{entry}/raw_sha1"),
+        format!("{}\n", sha1.repeat(40)),
+    );
+    if let Some(blob) = blob {
+        node.write(&format!("{entry}/raw_data"), blob);
+    }
+}
+
+#[test]
+fn where_the_kernel_tells_a_sha1_only_contents_are_read_once() {
+    let node = Node::with(&["custom.a", "custom.b"]);
+    let blobs = ["custom.a", "custom.b"].map(|name| node.compile(&profile(name), &[]));
+    tell_by_sha1(&node, "custom.a", "a", Some(&blobs[0]));
+    tell_by_sha1(&node, "custom.b", "b", Some(&blobs[1]));
+    node.reconcile(&[]).assert(0);
+    let sha1 = |name: &str| node.state()["sets"]["default"]["profiles"][name]["sha1"].clone();
+    assert_eq!(
+        [sha1("custom.a"), sha1("custom.b")],
+        ["a".repeat(40), "b".repeat(40)]
+    );
+    // Somebody else loaded something: all is looked at, by its hash.
+    node.load("other", &profile("other"));
+    for (name, digit) in [("custom.a", "a"), ("custom.b", "b")] {
+        tell_by_sha1(&node, name, digit, None);
+    }
+    let run = node.reconcile(&[]).assert(0);
+    assert!(run.stderr().contains("2 profiles in force"), "{run}");
+    // Somebody else's contents have another hash, and are read.
+    node.load("other", &profile("other"));
+    tell_by_sha1(&node, "custom.a", "c", Some(b"theirs"));
+    let run = node.plan(&[]).assert(0);
+    let line = "~ replace   custom.a: replaced by somebody else";
+    assert_eq!(run.stdout().lines().next(), Some(line));
+    // A version of ours that is not known by this hash is read too, and compared.
+    tell_by_sha1(&node, "custom.a", "c", Some(&blobs[0]));
+    node.reconcile(&[]).assert(0);
+    assert_eq!(sha1("custom.a"), "c".repeat(40));
+    // A new version has not the old one's hash: that would say that it is loaded.
+    let new = profile("custom.a").replace('}', "  deny /srv/new w,\n}");
+    node.want("custom.a", new);
+    let run = node.reconcile(&[]).assert(1);
+    assert!(
+        run.stderr().contains("custom.a has other contents"),
+        "{run}"
+    );
+}
+
 #[test]
 fn after_three_repairs_it_is_contested_and_left_alone() {
     let node = Node::settled(&["custom.a"]);

@@ -26,13 +26,18 @@ pub(crate) fn is_loaded(name: &str) -> bool {
 
 /// The blob that `name` was loaded from, byte for byte.
 pub(crate) fn raw_data(name: &str) -> Option<Vec<u8>> {
+    told(name, "raw_data")
+}
+
+/// What the kernel's folder of the profile `name` has as `file`.
+pub(crate) fn told(name: &str, file: &str) -> Option<Vec<u8>> {
     let entries = fs::read_dir(Path::new(POLICY).join("policy/profiles")).ok()?;
     let folder = |entry: fs::DirEntry| -> Option<PathBuf> {
         let found = fs::read_to_string(entry.path().join("name")).ok()?;
         (found.trim_end_matches('\n') == name).then(|| entry.path())
     };
     let folder = entries.flatten().find_map(folder)?;
-    fs::read(folder.join("raw_data")).ok()
+    fs::read(folder.join(file)).ok()
 }
 
 pub(crate) fn revision() -> u64 {
