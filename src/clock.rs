@@ -4,13 +4,14 @@ use std::fmt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::time::{ClockId, clock_gettime};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::state::word;
 
 const DAY: u64 = 86_400;
 
 /// Seconds since 1970, UTC.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Time(pub(crate) u64);
 
 /// A moment: the wall clock for people, the time since boot for counting, because a wall clock
@@ -103,17 +104,15 @@ fn days_from_civil(year: u64, month: u64, day: u64) -> Option<u64> {
     (era * 146_097 + day_of_era).checked_sub(719_468)
 }
 
-impl TryFrom<String> for Time {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Self, String> {
-        parse(&text).ok_or_else(|| format!("{text:?} is not a time like 2026-01-31T12:00:00Z"))
+impl<'de> Deserialize<'de> for Time {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        word::read(deserializer, "a time like 2026-01-31T12:00:00Z", parse)
     }
 }
 
-impl From<Time> for String {
-    fn from(time: Time) -> Self {
-        time.to_string()
+impl Serialize for Time {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
     }
 }
 
@@ -169,7 +168,9 @@ mod tests {
             (4_107_542_400, "2100-03-01T00:00:00Z"),
         ] {
             assert_eq!(Time(second).to_string(), text);
-            assert_eq!(Time::try_from(text.to_owned()), Ok(Time(second)));
+            let json = format!("\"{text}\"");
+            assert_eq!(serde_json::to_string(&Time(second)).unwrap(), json);
+            assert_eq!(serde_json::from_str::<Time>(&json).unwrap(), Time(second));
         }
         for day in (0..60_000).step_by(17) {
             assert_eq!(parse(&Time(day * DAY).to_string()), Some(Time(day * DAY)));

@@ -4,8 +4,10 @@ use std::borrow::Borrow;
 use std::fmt;
 
 use serde::ser::Error as _;
-use serde::{Deserialize, Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sha2::{Digest as _, Sha256};
+
+use crate::state::word;
 
 /// A profile's name is less than this many bytes long. The kernel shows a profile as a folder
 /// NAME.SERIAL, whose name may have 255 bytes, and refuses what does not fit: a longer name loads on
@@ -191,8 +193,7 @@ pub(crate) fn quoted(name: &str) -> String {
 }
 
 /// A SHA-256.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
-#[serde(try_from = "String")]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Digest([u8; 32]);
 
 impl Digest {
@@ -269,18 +270,15 @@ impl fmt::Debug for Digest {
     }
 }
 
-impl TryFrom<String> for Digest {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Self, String> {
-        Self::parse(&text).ok_or_else(|| format!("{} is not a SHA-256", quoted(&text)))
+impl<'de> Deserialize<'de> for Digest {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        word::read(deserializer, "a SHA-256", Self::parse)
     }
 }
 
 /// The SHA-1 that a kernel without SHA-256 tells of a loaded blob, as it writes it: a name for what was
 /// compared, never what is compared.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(try_from = "String")]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub(crate) struct Sha1(String);
 
 impl Sha1 {
@@ -291,11 +289,9 @@ impl Sha1 {
     }
 }
 
-impl TryFrom<String> for Sha1 {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Self, String> {
-        Self::parse(&text).ok_or_else(|| format!("{} is not a SHA-1", quoted(&text)))
+impl<'de> Deserialize<'de> for Sha1 {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        word::read(deserializer, "a SHA-1", Self::parse)
     }
 }
 
@@ -432,9 +428,17 @@ mod tests {
             digest.to_string(),
             "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
         );
-        assert_eq!(Digest::try_from(digest.to_string()), Ok(digest));
-        assert!(Digest::try_from("xyz".to_owned()).is_err());
-        assert!(Digest::try_from("é".repeat(32)).is_err());
+        let json = serde_json::to_string(&digest).unwrap();
+        let read = serde_json::from_str::<Digest>;
+        assert_eq!(read(&json).unwrap(), digest);
+        for text in ["xyz", &"é".repeat(32), &"g".repeat(64), &"a".repeat(65)] {
+            assert_eq!(Digest::parse(text), None, "{text}");
+        }
+        let error = read(r#""x\u001b""#).unwrap_err().to_string();
+        assert!(
+            error.contains("expected a SHA-256") && !error.contains('\u{1b}'),
+            "{error}"
+        );
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! puts it on the disk.
 
 pub(crate) mod folder;
+pub(crate) mod word;
 
 use std::collections::BTreeMap;
 
