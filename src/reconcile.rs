@@ -1,12 +1,13 @@
 //! The pass: the only file that knows the order of things.
 //!
 //! Preflight, lock, state, sources; then, unless nothing can have changed: observe the kernel,
-//! record the intent, load what is stored, compile and load the rest as each is ready, read
-//! back, remove, save. A kill between any two of these leaves a state from which the next pass
+//! begin to compile, record the intent, load what is stored, load the rest as each is compiled,
+//! read back, remove, save. A kill between any two of these leaves a state from which the next pass
 //! converges: what was about to be done is recorded before it is done.
 
 mod compiling;
 mod reading;
+mod sorting;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -19,18 +20,19 @@ use crate::kernel::Kernel;
 use crate::kubernetes::{Api, pods};
 use crate::own_policy::{self, Cage};
 use crate::parser::Compiler;
-use crate::plan::{Candidate, Change, Policy};
-use crate::profile::{Digest, Refusal, RefusalKind, Text};
+use crate::plan::{Change, Policy};
+use crate::profile::{Digest, RefusalKind, Text};
 use crate::report::heartbeat::Heartbeat;
 use crate::report::outward::{self, NODE_TIME};
 use crate::report::{Report, ending};
 use crate::settings::{Common, Confine, Pass as Settings, RemoveAfter};
 use crate::source::Source;
 use crate::state::folder::{Folder, Lock};
-use crate::state::{Object, ProblemKind, Set, State};
-use crate::wanted::{self, Unit, Wish};
+use crate::state::{Object, ProblemKind, State};
+use crate::wanted::Wish;
 use compiling::{further_profiles, warn_of};
 use reading::{read, rules_digest, wanted_digest};
+use sorting::{Sorted, fall_back, includes_stand};
 
 /// A refusal that may have been chance (the compiler was killed or too slow) is tried again
 /// after this time.
@@ -217,42 +219,11 @@ impl Pass<'_> {
             applier.refuse(name, None, refusal);
         }
         let files = self.wish.names();
-        let mut all_files = BTreeMap::new();
-        let mut closures = BTreeSet::new();
-        let mut stored = Vec::new();
-        let mut fresh: Vec<(&Unit, Digest)> = Vec::new();
-        let set = applier.set();
-        let untouched = applier.is_untouched()
-            && set.environment == Some(environment)
-            && includes_stand(set, includes);
-        if untouched {
-            all_files.clone_from(&set.includes);
-        }
-        for unit in &self.wish.units {
-            if untouched && applier.keep_standing(unit) {
-                continue;
-            }
-            let name = unit.name.as_str();
-            let closure = match includes.of(&unit.text) {
-                Ok(closure) => closure,
-                Err(refusal) => {
-                    let message = format!("{name}: {}", refusal.message);
-                    applier.refuse(name, None, &Refusal::new(refusal.kind, message));
-                    continue;
-                }
-            };
-            let key = key(unit, closure.digest, environment);
-            if closures.insert(closure.digest) {
-                all_files.extend(closure.files.clone());
-            }
-            if let Some(candidate) = recorded(applier, unit, key, &files) {
-                stored.push(candidate);
-            } else if let Some(refusal) = applier.known_refusal(name, key, TRY_AGAIN) {
-                applier.refuse(name, Some(key), &refusal);
-            } else {
-                fresh.push((unit, key));
-            }
-        }
+        let Sorted {
+            mut stored,
+            fresh,
+            included,
+        } = self.sort(applier, includes, environment, &files);
         fall_back(applier, &files, &mut stored);
         let texts: Vec<Text> = fresh.iter().map(|(unit, _)| unit.to_compile()).collect();
         let is_asked = !texts.is_empty() || applier.is_compiler_noted();
@@ -282,7 +253,7 @@ impl Pass<'_> {
         set.environment = Some(environment);
         set.parser_mark = Some(self.parser_mark.clone());
         set.parser = Some(program);
-        set.includes = all_files;
+        set.includes = included;
         set.objects.clone_from(&self.objects);
         Ok(())
     }
@@ -336,40 +307,6 @@ impl Pass<'_> {
     }
 }
 
-/// Whether all that was included is what it was.
-fn includes_stand(set: &Set, includes: &mut Includes) -> bool {
-    let mut recorded = set.includes.iter();
-    recorded.all(|(path, digest)| includes.digest_now(path) == *digest)
-}
-
-/// The recorded version of `unit`, if it was compiled from the very same.
-fn recorded(
-    applier: &Applier,
-    unit: &Unit,
-    key: Digest,
-    files: &BTreeSet<&str>,
-) -> Option<Candidate> {
-    let record = applier.set().profiles.get(&unit.name)?;
-    let same = record.key == key
-        && record.text == unit.digest
-        && wanted::check_intruder(&unit.name, &record.members, files).is_ok();
-    same.then(|| Candidate {
-        source: unit.source.clone(),
-        ..Candidate::recorded(&unit.name, record)
-    })
-}
-
-/// Keeps the last good version of what is refused in force, unless it takes the name of a file
-/// that came since.
-fn fall_back(applier: &Applier, files: &BTreeSet<&str>, stored: &mut Vec<Candidate>) {
-    for (name, record) in &applier.set().profiles {
-        let refused = files.contains(name.as_str()) && applier.is_refused(name.as_str());
-        if refused && wanted::check_intruder(name, &record.members, files).is_ok() {
-            stored.push(Candidate::recorded(name, record));
-        }
-    }
-}
-
 /// Whether what was found in `found` came from `source`: a folder has subfolders, and a selector
 /// names many ConfigMaps.
 fn covers(source: &str, found: &str) -> bool {
@@ -379,9 +316,4 @@ fn covers(source: &str, found: &str) -> bool {
     found
         .strip_prefix(top.trim_end_matches('/'))
         .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-}
-
-/// What a blob is compiled from.
-fn key(unit: &Unit, includes: Digest, environment: Digest) -> Digest {
-    Digest::of_parts([environment, unit.digest, includes])
 }

@@ -80,7 +80,7 @@ def settled(armorer, features, work, results, n, repeats):
         own, largest = peak(commands[0])
         more = {**counted(commands), "own KiB": own, "largest KiB": largest}
         results.add("nothing changed", n, who, runs[who], **more)
-    one_changed(armorer, features, results, node, n, files[n // 2], max(3, repeats // 5))
+    one_changed(armorer, features, results, node, n, files[n // 2], repeats)
     size = os.stat(f"{node.root}/var/lib/armorer/state.json").st_size
     results.add("the state's bytes", n, "armorer", [(size, 0)])
 
