@@ -62,7 +62,7 @@ fn a_mount_swapped_while_it_is_read_never_loses_a_wanted_profile() {
     let before = revision();
     let seeds: std::ops::Range<u64> = match number("GUEST_SEED") {
         Some(seed) => seed..seed + 1,
-        None => 0..number("GUEST_SEEDS").unwrap_or(150),
+        None => 0..number("GUEST_SEEDS").unwrap_or(60),
     };
     let count = seeds.end - seeds.start;
     let mut given_up = 0;
