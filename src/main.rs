@@ -32,7 +32,8 @@
 //! advice           what compiles but hurts in a cluster
 //! kubernetes       the API: its client, events, the start-up taint, what pods name
 //! own_policy       the profile that confines the compiler, loaded first
-//! file             whole files in few system calls
+//! file             whole files and folders in few system calls
+//! word             values that JSON holds as one string, read without a copy
 //! kernel           securityfs: the only module that spells its paths
 //! confined         who is confined by what: the complete scan of /proc
 //! state            versioned JSON by set; its folder: lock, atomic save, stored policy
@@ -73,6 +74,7 @@ mod settings;
 mod source;
 mod state;
 mod wanted;
+mod word;
 
 use std::ffi::OsString;
 use std::path::Path;

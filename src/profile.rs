@@ -7,7 +7,7 @@ use serde::ser::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sha2::{Digest as _, Sha256};
 
-use crate::state::word;
+use crate::word;
 
 /// A profile's name is less than this many bytes long. The kernel shows a profile as a folder
 /// NAME.SERIAL, whose name may have 255 bytes, and refuses what does not fit: a longer name loads on

@@ -2,7 +2,6 @@
 //! puts it on the disk.
 
 pub(crate) mod folder;
-pub(crate) mod word;
 
 use std::collections::BTreeMap;
 
