@@ -1,4 +1,4 @@
-//! What ends a pass, and the exit code that says so.
+//! The errors that end a whole invocation, and the exit codes.
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -8,54 +8,38 @@ use std::process::ExitCode;
 /// How an invocation ended: the exit codes of the contract.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Exit {
-    /// 0: the kernel holds what is wanted.
-    Converged,
-    /// 1: a profile is refused, failed, in conflict or missing, or a scan was incomplete.
-    Incomplete,
-    /// 2: bad usage.
-    Usage,
-    /// 3: the pass could not run.
-    CouldNotRun,
-    /// 4: changes are pending (`plan --exit-code`).
-    ChangesPending,
-}
-
-impl Exit {
-    /// The number the process exits with.
-    pub(crate) const fn code(self) -> u8 {
-        match self {
-            Self::Converged => 0,
-            Self::Incomplete => 1,
-            Self::Usage => 2,
-            Self::CouldNotRun => 3,
-            Self::ChangesPending => 4,
-        }
-    }
+    /// The kernel holds what is desired; for a question: allowed.
+    Converged = 0,
+    /// A profile is refused, failed, in conflict or missing, or a scan was incomplete; denied.
+    Incomplete = 1,
+    /// Bad usage.
+    Usage = 2,
+    /// The command could not run.
+    CouldNotRun = 3,
+    /// Changes are pending (`plan --exit-code`).
+    ChangesPending = 4,
 }
 
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {
-        Self::from(exit.code())
+        Self::from(exit as u8)
     }
 }
 
-/// What stops a whole invocation. What stops one profile is a [`crate::profile::Refusal`].
+/// The reason why an invocation ends early. One profile's is a [`crate::profile::Refusal`].
 ///
-/// Each variant's text is one line that says what, where and what to do next; the cause, if
-/// there is one, is its `source()`.
+/// Each text is one line that says where, what and what to do next; a cause is its `source()`.
 #[derive(Debug)]
 pub(crate) enum Error {
-    /// The command line or a setting is wrong.
+    /// The command line or a variable is wrong.
     Usage(String),
     /// This node, or this container, cannot do it: no AppArmor, no securityfs, no right, no parser.
     Node(String),
-    /// A source cannot be read wholly, so nothing is known about what is wanted.
+    /// A source cannot be read completely, so the desired profiles are not known.
     Source(String),
-    /// The state folder cannot be used.
+    /// The state folder cannot be used, or another pass holds its lock.
     State(String),
-    /// Another pass holds the lock.
-    Lock(String),
-    /// A system call failed; the text says what for.
+    /// A system call failed; the text says for which purpose.
     Io(String, io::Error),
 }
 
@@ -76,25 +60,19 @@ impl Error {
 
     /// The whole chain on one line.
     pub(crate) fn chain(&self) -> String {
-        let mut line = self.to_string();
-        let mut cause = self.source();
-        while let Some(error) = cause {
-            line.push_str(": ");
-            line.push_str(&error.to_string());
-            cause = error.source();
+        match self.source() {
+            Some(cause) => format!("{self}: {cause}"),
+            None => self.to_string(),
         }
-        line
     }
 }
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Usage(text)
-            | Self::Node(text)
-            | Self::Source(text)
-            | Self::State(text)
-            | Self::Lock(text) => f.write_str(text),
+            Self::Usage(text) | Self::Node(text) | Self::Source(text) | Self::State(text) => {
+                f.write_str(text)
+            }
             Self::Io(purpose, _) => write!(f, "cannot {purpose}"),
         }
     }
@@ -114,22 +92,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_exit_codes_are_those_of_the_contract() {
-        let codes = [
-            Exit::Converged,
-            Exit::Incomplete,
-            Exit::Usage,
-            Exit::CouldNotRun,
-            Exit::ChangesPending,
-        ]
-        .map(Exit::code);
-        assert_eq!(codes, [0, 1, 2, 3, 4]);
-    }
-
-    #[test]
     fn the_chain_is_one_line_from_purpose_to_cause() {
         let error = Error::io("read the state")(io::Error::other("disk gone"));
         assert_eq!(error.chain(), "cannot read the state: disk gone");
-        assert_eq!(error.exit(), Exit::CouldNotRun);
+        assert_eq!(error.exit() as u8, 3);
     }
 }

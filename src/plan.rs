@@ -1,359 +1,454 @@
-//! What to do, as data: (wanted, observed, clock) -> changes. Pure.
-
-mod standing;
-
-pub(crate) use standing::stands;
+//! The decisions, as data: (desired, observed, record, clock) -> what to do and why. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::Duration;
 
-use crate::clock::{Stamp, in_words};
-use crate::profile::{Digest, Mode, ProfileName, printable};
-use crate::state::{Member, Owned, Pending, Record, Set, State, Unwanted};
+use crate::outcome::Kind;
+use crate::profile::{Digest, Mode, ProfileName, parent};
+use crate::state::{Owned, Pending, Record, Set, State, Unwanted};
+use crate::time::{Stamp, in_words};
 
-/// So many repairs of one profile within `CONTEST_WINDOW`, and it is left alone for a while.
+/// So many repairs of one profile within [`CONTEST_WINDOW`], and it is left alone for a while.
 pub(crate) const CONTEST_REPAIRS: usize = 3;
-/// See `CONTEST_REPAIRS`.
+/// See [`CONTEST_REPAIRS`].
 pub(crate) const CONTEST_WINDOW: Duration = Duration::from_secs(600);
+/// A removal that only a starting program puts off for so long is blocked.
+pub(crate) const PUT_OFF_LIMIT: Duration = Duration::from_secs(15 * 60);
 
-/// Why a loaded name that was not owned is ours.
-const PROVEN: &str = "what is loaded is what is wanted";
-/// See `PROVEN`.
-const ADOPTED: &str = "taken over by --adopt";
+/// The options that decisions depend on.
+#[derive(Clone, Debug)]
+pub(crate) struct Options {
+    /// How long a profile is unwanted and unused before it is removed; none: never.
+    pub(crate) remove_after: Option<Duration>,
+    pub(crate) allow_empty: bool,
+    pub(crate) take_over: bool,
+    /// Patterns of loaded names to take over.
+    pub(crate) adopt: Vec<String>,
+    /// The names that a set may own.
+    pub(crate) most_names: usize,
+}
 
-/// What the kernel holds.
+/// The kernel's policy as it was observed.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Observed {
     /// Every loaded profile's mode, by name: children and hats too.
     pub(crate) loaded: BTreeMap<String, Mode>,
-    /// The digest of the blob that brought it, where the kernel tells; top-level names only.
-    pub(crate) digests: BTreeMap<String, Digest>,
+    /// The digest of the policy that brought it, where the kernel shows it; top-level names only.
+    pub(crate) contents: BTreeMap<String, Digest>,
 }
 
-/// A compiled profile that may be loaded.
+/// A version that may be loaded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Candidate {
     pub(crate) name: ProfileName,
-    pub(crate) source: String,
-    pub(crate) text: Digest,
-    pub(crate) key: Digest,
-    pub(crate) blob: Digest,
-    pub(crate) members: Vec<Member>,
+    pub(crate) record: Record,
 }
 
 impl Candidate {
-    /// The version that `record` holds.
-    pub(crate) fn recorded(name: &ProfileName, record: &Record) -> Self {
+    /// A recorded version.
+    pub(crate) fn recorded((name, record): (&ProfileName, &Record)) -> Self {
         Self {
             name: name.clone(),
-            source: record.source.clone(),
-            text: record.text,
-            key: record.key,
-            blob: record.blob,
-            members: record.members.clone(),
+            record: record.clone(),
         }
+    }
+
+    /// The names that are profiles of their own, not children or hats.
+    pub(crate) fn top_level(&self) -> impl Iterator<Item = &str> {
+        let names = self.record.members.iter().map(|member| &*member.name);
+        names.filter(|name| parent(name).is_none())
     }
 }
 
-/// What the options say about decisions.
-#[derive(Clone, Debug)]
-pub(crate) struct Policy {
-    /// None: never.
-    pub(crate) remove_after: Option<Duration>,
-    pub(crate) allow_empty: bool,
-    pub(crate) take_over: bool,
-    pub(crate) adopt: Vec<String>,
-}
-
-/// Everything a decision is made from.
-pub(crate) struct View<'a> {
+/// All that a decision is made from.
+pub(crate) struct Facts<'a> {
     pub(crate) state: &'a State,
     pub(crate) set_name: &'a str,
-    pub(crate) set: &'a Set,
     pub(crate) observed: &'a Observed,
-    pub(crate) policy: &'a Policy,
+    pub(crate) options: &'a Options,
+    /// The names of the files that the sources hold.
+    pub(crate) files: &'a BTreeSet<&'a str>,
     pub(crate) now: Stamp,
 }
 
-/// What is to be done about a wanted profile.
+/// What is to be done about a candidate.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Decision {
     /// It is in force.
     Keep,
-    /// It is in force, and from now on ours: why.
-    Own(String),
+    /// It is in force, and from now on ours.
+    Own(Why),
     /// It is to be written to the kernel.
     Write(Write),
-    /// Somebody else's: whose, and what to do.
-    Conflict(String),
-    /// Somebody else keeps changing it.
-    Contested(String),
+    /// It is left alone.
+    Leave { kind: Kind, message: String },
+    /// Another file of the set brings one of its names.
+    Taken(String),
 }
 
 /// A write to the kernel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Write {
-    pub(crate) intent: Pending,
-    pub(crate) reason: String,
-    /// Whether it undoes somebody else's change.
+    /// [`Kind::Load`]: none of its names was loaded. [`Kind::Replace`]: some are.
+    pub(crate) kind: Kind,
+    pub(crate) why: Why,
+    /// Whether it undoes another program's change.
     pub(crate) repair: bool,
 }
 
-/// A name that is owned and not wanted.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Removal {
-    pub(crate) name: String,
-    pub(crate) verdict: Verdict,
-    /// Its clock, to be recorded.
-    pub(crate) clock: Unwanted,
+/// The reasons for a write or an ownership.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Why {
+    New,
+    Changed,
+    NotLoadedSinceBoot,
+    Interrupted,
+    Adopted,
+    SameContents,
+    /// Another program removed it.
+    Unloaded,
+    /// Another program changed its mode.
+    OtherMode(Mode),
+    /// Another program replaced it.
+    Replaced,
 }
 
-/// Whether an unwanted name may go.
+impl fmt::Display for Why {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::New => "new",
+            Self::Changed => "changed",
+            Self::NotLoadedSinceBoot => "not loaded since boot",
+            Self::Interrupted => "an interrupted pass left it",
+            Self::Adopted => "taken over by --adopt",
+            Self::SameContents => "already loaded with the desired contents",
+            Self::Unloaded => {
+                "another program unloaded it: processes that it confined stay unconfined until they are restarted"
+            }
+            Self::OtherMode(mode) => return write!(f, "another program set it to {mode}"),
+            Self::Replaced => "another program replaced it",
+        })
+    }
+}
+
+/// Whether a name may be removed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
-    /// It is not in the kernel any more.
+    /// It is not loaded, or not ours any more: its ownership ends.
     Gone,
-    /// It goes, if the scan just before finds nobody: why.
+    /// It goes, if a scan directly before finds no process: why.
     Due(String),
-    /// Not yet: why.
-    Deferred(String),
-    /// Not without a person's word: why, and what to do.
-    Kept(String),
+    /// Not now: deferred or blocked, and why.
+    Not(Kind, String),
 }
 
-/// Who was seen using a name.
+/// The use of a name, by a scan.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Sighting {
-    /// Nobody; or nothing asked for a scan.
-    Nobody,
-    /// In use: by whom.
+    Unused,
+    /// By which processes.
     InUse(String),
-    /// Nobody can tell: why.
+    /// Why the scan is incomplete.
     Unknown(String),
 }
 
-impl View<'_> {
+impl Options {
+    /// Nothing is taken over or removed.
+    pub(crate) const fn restore() -> Self {
+        Self {
+            remove_after: None,
+            allow_empty: false,
+            take_over: false,
+            adopt: Vec::new(),
+            most_names: usize::MAX,
+        }
+    }
+}
+
+impl Facts<'_> {
+    pub(crate) fn set(&self) -> &Set {
+        &self.state.sets[self.set_name]
+    }
+
     /// What is to be done about `candidate`.
     pub(crate) fn decide(&self, candidate: &Candidate) -> Decision {
-        let mut taken = Vec::new();
-        for name in top_level(&candidate.members) {
-            if !self.observed.loaded.contains_key(name) || self.set.owned.contains_key(name) {
+        if let Err(decision) = self.check_names(candidate) {
+            return decision;
+        }
+        let mut taken = None;
+        for name in candidate.top_level() {
+            if !self.observed.loaded.contains_key(name) || self.set().owned.contains_key(name) {
                 continue;
             }
-            if let Some(owner) = self.state.owner_besides(self.set_name, name) {
-                return Decision::Conflict(format!(
-                    "{name} belongs to the set {owner}: want it in one set only"
-                ));
+            match self.claim(candidate, name) {
+                Ok(Why::SameContents) => taken = taken.or(Some(Why::SameContents)),
+                Ok(why) => taken = Some(why),
+                Err(message) => {
+                    let kind = Kind::Conflict;
+                    return Decision::Leave { kind, message };
+                }
             }
-            let proven = self.observed.digests.get(name) == Some(&candidate.blob);
-            let asked = self
-                .policy
-                .adopt
-                .iter()
-                .any(|pattern| matches(pattern, name));
-            if !proven && !asked {
-                return Decision::Conflict(format!(
-                    "{name} is loaded by somebody else with other contents: rename yours, or take it over \
-                     with --adopt '{name}'"
-                ));
-            }
-            taken.push(if proven { PROVEN } else { ADOPTED });
         }
-        let taken = taken.iter().find(|why| **why == ADOPTED).or(taken.first());
         match (self.difference(candidate), taken) {
-            (None, None) if self.is_pending(candidate) => {
-                Decision::Own("an interrupted pass had loaded it".into())
-            }
-            (None, None) => Decision::Keep,
-            (None, Some(why)) => Decision::Own((*why).to_owned()),
+            (None, None) => match self.set().profiles.get(&candidate.name) {
+                Some(known) if known.policy == candidate.record.policy => Decision::Keep,
+                _ => Decision::Own(Why::Interrupted),
+            },
+            (None, Some(why)) => Decision::Own(why),
             (Some(difference), Some(why)) => Decision::Write(Write {
-                intent: Pending::Replace,
-                reason: if *why == PROVEN {
-                    difference
-                } else {
-                    (*why).to_owned()
-                },
+                kind: Kind::Replace,
+                why: if why == Why::Adopted { why } else { difference },
                 repair: false,
             }),
-            (Some(difference), None) => self.write(candidate, &difference),
+            (Some(difference), None) => self.write(candidate, difference),
         }
     }
 
-    fn is_pending(&self, candidate: &Candidate) -> bool {
-        let pending = |member: &Member| {
-            self.set
-                .owned
-                .get(&member.name)
-                .is_none_or(|owned| owned.pending.is_some())
-        };
-        candidate.members.iter().any(pending)
-    }
-
-    /// How the kernel differs from `candidate`; a kernel that cannot tell contents is believed
-    /// as long as the record says that this blob was loaded.
-    fn difference(&self, candidate: &Candidate) -> Option<String> {
-        let record = self.set.profiles.get(&candidate.name);
-        for member in &candidate.members {
-            let Some(mode) = self.observed.loaded.get(&member.name) else {
-                return Some("removed by somebody else".into());
-            };
-            if *mode != member.mode && member.mode != Mode::Unknown {
-                return Some(format!("set to {mode} by somebody else"));
+    /// Whether the names that `candidate` brings belong to no other file, and are not too many.
+    fn check_names(&self, candidate: &Candidate) -> Result<(), Decision> {
+        let file = &candidate.name;
+        let owned = &self.set().owned;
+        let mut new = 0;
+        for member in &candidate.record.members[1..] {
+            let other = owned.get(&member.name).map(|owned| owned.profile.as_str());
+            let other = other.filter(|other| self.brings(other, &member.name));
+            let own = self.files.get(member.name.as_str()).copied();
+            if let Some(other) = own.or(other).filter(|other| *other != file.as_str()) {
+                let name = &member.name;
+                let message = format!("{name} is defined by {other} too: keep one");
+                return Err(Decision::Taken(message));
             }
+            new += usize::from(!owned.contains_key(&member.name));
         }
-        for name in top_level(&candidate.members) {
-            let same = match self.observed.digests.get(name) {
-                Some(digest) => *digest == candidate.blob,
-                None => record.is_some_and(|r| r.blob == candidate.blob && r.loaded_at.is_some()),
-            };
-            if !same {
-                return Some("replaced by somebody else".into());
-            }
+        new += usize::from(!owned.contains_key(file.as_str()));
+        let most = self.options.most_names;
+        if new > 0 && owned.len() + new > most {
+            return Err(Decision::Leave {
+                kind: Kind::Refused,
+                message: format!(
+                    "the set would own more than {most} profiles, children and hats: take some out, or raise --max-profiles"
+                ),
+            });
         }
-        None
+        Ok(())
     }
 
-    fn write(&self, candidate: &Candidate, difference: &str) -> Decision {
-        let name = candidate.name.as_str();
-        let record = self.set.profiles.get(&candidate.name);
-        let write = |intent, reason: &str, repair| {
-            Decision::Write(Write {
-                intent,
-                reason: reason.to_owned(),
-                repair,
+    /// Whether the desired `file` has brought `name`, and is not about to drop it.
+    fn brings(&self, file: &str, name: &str) -> bool {
+        self.files.contains(file)
+            && self.set().profiles.get(file).is_none_or(|record| {
+                let mut members = record.members.iter();
+                members.any(|member| member.name == name)
             })
-        };
-        let loaded = self.observed.loaded.contains_key(name);
-        let intent = if loaded {
-            Pending::Replace
-        } else {
-            Pending::Load
-        };
-        let Some(record) = record else {
-            return write(intent, "new", false);
-        };
-        let settled = record.loaded_at.is_some() && !self.is_pending(candidate);
-        if record.blob != candidate.blob {
-            return write(intent, "changed", false);
-        }
-        if !settled {
-            let why = if record.loaded_at.is_none() {
-                "not loaded since boot"
-            } else {
-                "an interrupted pass left it"
-            };
-            return write(intent, why, false);
-        }
-        let repairs = self.recent_repairs(&record.repairs);
-        if repairs >= CONTEST_REPAIRS {
-            return Decision::Contested(format!(
-                "contested: {difference}, {repairs} times within {}; find who else loads {name} and stop them",
-                in_words(CONTEST_WINDOW)
+    }
+
+    /// Why a loaded `name` that is not owned may become ours.
+    fn claim(&self, candidate: &Candidate, name: &str) -> Result<Why, String> {
+        if let Some(owner) = self.state.owner_besides(self.set_name, name) {
+            return Err(format!(
+                "{name} belongs to the set {owner}: desire it in one set only"
             ));
         }
-        write(intent, difference, true)
+        let mut adopt = self.options.adopt.iter();
+        if adopt.any(|pattern| matches(pattern, name)) {
+            return Ok(Why::Adopted);
+        }
+        if self.observed.contents.get(name) == Some(&candidate.record.policy) {
+            return Ok(Why::SameContents);
+        }
+        Err(format!(
+            "{name} is loaded by another program with other contents: rename yours, or take it over with --adopt '{name}'"
+        ))
     }
 
-    fn recent_repairs(&self, repairs: &[Stamp]) -> usize {
-        let recent = |repair: &&Stamp| self.now.since(repair) < CONTEST_WINDOW;
-        repairs.iter().filter(recent).count()
-    }
-
-    /// What is to be done about the names that are owned and not in `wanted`.
-    ///
-    /// `sources` are those of this pass, and `empty` those of them that hold nothing. `seen`
-    /// tells who uses a name; it is asked only where the answer matters.
-    pub(crate) fn removals(
-        &self,
-        wanted: &BTreeSet<&str>,
-        sources: &[String],
-        empty: &BTreeSet<&str>,
-        seen: &mut dyn FnMut(&str) -> Sighting,
-    ) -> Vec<Removal> {
-        let owned = &self.set.owned;
-        let unwanted = owned.iter().filter(|(name, _)| {
-            // A child goes with its parent.
-            let goes_with_parent = parent(name)
-                .is_some_and(|parent| owned.contains_key(parent) && !wanted.contains(parent));
-            !wanted.contains(name.as_str()) && !goes_with_parent
-        });
-        unwanted
-            .map(|(name, owned)| {
-                let mut clock = owned.unwanted.unwrap_or(Unwanted {
-                    unwanted_since: self.now,
-                    last_seen_in_use: None,
-                });
-                let source = self.set.profiles.get(&owned.profile).map(|r| &*r.source);
-                let verdict = if !self.observed.loaded.contains_key(name) {
-                    Verdict::Gone
-                } else if self.set.sources != sources && !self.policy.take_over {
-                    Verdict::Kept(format!(
-                        "the sources were {} before: --take-over lets the new list remove it",
-                        self.set.sources.join(" ")
-                    ))
-                } else if source.is_some_and(|source| empty.contains(source))
-                    && !self.policy.allow_empty
-                {
-                    Verdict::Kept(
-                        "its source is empty: --allow-empty lets an empty source remove it".into(),
-                    )
-                } else {
-                    self.verdict(name, &mut clock, seen)
-                };
-                Removal {
-                    name: name.clone(),
-                    verdict,
-                    clock,
+    /// How the kernel differs from `candidate`; a kernel that shows no contents is believed as long
+    /// as the record says that this policy was loaded.
+    fn difference(&self, candidate: &Candidate) -> Option<Why> {
+        let record = self.set().profiles.get(&candidate.name);
+        for member in &candidate.record.members {
+            match self.observed.loaded.get(&member.name) {
+                None => return Some(Why::Unloaded),
+                Some(mode) if *mode != member.mode && member.mode != Mode::Unknown => {
+                    return Some(Why::OtherMode(*mode));
                 }
-            })
-            .collect()
+                Some(_) => {}
+            }
+        }
+        let policy = candidate.record.policy;
+        let mut names = candidate.top_level();
+        let same = names.all(|name| match self.observed.contents.get(name) {
+            Some(contents) => *contents == policy,
+            None => record.is_some_and(|r| r.policy == policy && r.loaded_at.is_some()),
+        });
+        (!same).then_some(Why::Replaced)
     }
 
-    /// Whether `name`, unwanted by `clock`, may go.
+    fn write(&self, candidate: &Candidate, difference: Why) -> Decision {
+        let loaded = |name: &str| self.observed.loaded.contains_key(name);
+        let kind = match candidate.record.members.iter().any(|m| loaded(&m.name)) {
+            true => Kind::Replace,
+            false => Kind::Load,
+        };
+        let plain = |why| {
+            Decision::Write(Write {
+                kind,
+                why,
+                repair: false,
+            })
+        };
+        let Some(record) = self.set().profiles.get(&candidate.name) else {
+            return plain(Why::New);
+        };
+        if record.policy != candidate.record.policy {
+            return plain(Why::Changed);
+        }
+        if record.loaded_at.is_none() {
+            return plain(Why::NotLoadedSinceBoot);
+        }
+        let repairs = record.repairs.iter();
+        let recent = repairs.filter(|repair| self.now.since(repair) < CONTEST_WINDOW);
+        let repairs = recent.count();
+        if repairs >= CONTEST_REPAIRS {
+            let name = &candidate.name;
+            return Decision::Leave {
+                kind: Kind::Contested,
+                message: format!(
+                    "{difference}, {repairs} times within {}: find the program that loads {name}, and stop it",
+                    in_words(CONTEST_WINDOW)
+                ),
+            };
+        }
+        Decision::Write(Write {
+            kind,
+            why: difference,
+            repair: true,
+        })
+    }
+
+    /// Whether the owned and unwanted `name` may be removed; brings its `clock` up to date. `seen`
+    /// reports its use, and is asked only where the answer matters.
     pub(crate) fn verdict(
         &self,
         name: &str,
         clock: &mut Unwanted,
         seen: &mut dyn FnMut(&str) -> Sighting,
     ) -> Verdict {
-        let Some(remove_after) = self.policy.remove_after else {
-            return Verdict::Deferred("unwanted; --remove-after never keeps it".into());
+        let ours = self.set().owned.get(name).map(|owned| owned.policy);
+        let contents = self.observed.contents.get(name).copied();
+        // Another program may have put its own policy in the place.
+        if !self.observed.loaded.contains_key(name) || contents.is_some() && contents != ours {
+            return Verdict::Gone;
+        }
+        let Some(remove_after) = self.options.remove_after else {
+            let message = "unwanted; --remove-after never keeps it loaded";
+            return Verdict::Not(Kind::Deferred, message.into());
         };
         match seen(name) {
+            Sighting::Unused => {}
+            sighting => return self.not_unused(sighting, clock),
+        }
+        let start = clock.last_seen_in_use.unwrap_or(clock.since);
+        let unused = self.now.since(&start);
+        if unused < remove_after {
+            let left = in_words(remove_after.saturating_sub(unused));
+            let message =
+                format!("unwanted and unused; removed in {left} (--remove-after 0s: at once)");
+            return Verdict::Not(Kind::Deferred, message);
+        }
+        let unwanted = in_words(self.now.since(&clock.since));
+        Verdict::Due(format!("unwanted for {unwanted} and unused"))
+    }
+
+    /// Why a name that is in use, or may be, is not removed.
+    pub(crate) fn not_unused(&self, sighting: Sighting, clock: &mut Unwanted) -> Verdict {
+        match sighting {
             Sighting::InUse(users) => {
                 clock.last_seen_in_use = Some(self.now);
-                return Verdict::Deferred(format!("in use by {users}"));
+                Verdict::Not(Kind::Deferred, format!("in use by {users}"))
             }
-            Sighting::Unknown(why) => return Verdict::Kept(why),
-            Sighting::Nobody => {}
+            Sighting::Unknown(reason) => {
+                let message = format!("cannot determine whether it is in use: {reason}");
+                Verdict::Not(Kind::Blocked, message)
+            }
+            Sighting::Unused => Verdict::Due(String::new()),
         }
-        let start = clock.last_seen_in_use.unwrap_or(clock.unwanted_since);
-        let unused = self.now.since(&start);
-        if unused >= remove_after {
-            let unwanted = in_words(self.now.since(&clock.unwanted_since));
-            Verdict::Due(format!("unwanted for {unwanted} and unused"))
-        } else {
-            let left = remove_after.saturating_sub(unused);
-            Verdict::Deferred(format!("unwanted and unused; due in {}", in_words(left)))
+    }
+
+    /// Why a name is not removed while `runtime` may be starting a program under it.
+    pub(crate) fn put_off(&self, runtime: &str, clock: &mut Unwanted) -> Verdict {
+        let since = *clock.put_off_since.get_or_insert(self.now);
+        if self.now.since(&since) < PUT_OFF_LIMIT {
+            return Verdict::Not(Kind::Deferred, runtime.to_owned());
         }
+        let time = in_words(PUT_OFF_LIMIT);
+        let message = format!("put off for more than {time}: {runtime}; end that process");
+        Verdict::Not(Kind::Blocked, message)
+    }
+
+    /// The owned names that no desired file brings, each with the reason that keeps it loaded, if it is
+    /// one that only a person can lift. `sources` are those of this pass, and `holding` those with files.
+    pub(crate) fn unwanted(
+        &self,
+        sources: &[String],
+        holding: &BTreeSet<String>,
+    ) -> Vec<(String, Option<String>)> {
+        let set = self.set();
+        let wanted = |name: &str, owned: &Owned| {
+            self.files.contains(name) || self.brings(owned.profile.as_str(), name)
+        };
+        let unwanted: BTreeSet<&str> = set
+            .owned
+            .iter()
+            .filter(|(name, owned)| !wanted(name, owned))
+            .map(|(name, _)| name.as_str())
+            .collect();
+        // A child goes with its parent.
+        let goes = |name: &&&str| parent(name).is_none_or(|parent| !unwanted.contains(parent));
+        let kept = |name: &str| {
+            let record = set.profiles.get(&set.owned[name].profile);
+            let source = record.map(|record| record.source.as_str());
+            if set.sources != sources && !self.options.take_over {
+                return Some(format!(
+                    "the sources were {} before: --take-over lets the new ones remove it",
+                    set.sources.join(" ")
+                ));
+            }
+            let empty =
+                |source: &str| sources.iter().any(|s| s == source) && !holding.contains(source);
+            (source.is_some_and(empty) && !self.options.allow_empty).then(|| {
+                "its source is empty: --allow-empty lets an empty source remove it".to_owned()
+            })
+        };
+        let names = unwanted.iter().filter(goes);
+        names.map(|name| ((*name).to_owned(), kept(name))).collect()
     }
 }
 
-/// The names that are profiles of their own, not children or hats.
-fn top_level(members: &[Member]) -> impl Iterator<Item = &str> {
-    let names = members.iter().map(|member| member.name.as_str());
-    names.filter(|name| parent(name).is_none())
-}
-
-/// The profile that `name` is a child of.
-pub(crate) fn parent(name: &str) -> Option<&str> {
-    name.split_once("//").map(|(parent, _)| parent)
-}
-
-/// Whether `name` goes alone, and not with an owned parent.
-pub(crate) fn is_owned_top_level(name: &str, owned: &BTreeMap<String, Owned>) -> bool {
-    parent(name).is_none_or(|parent| !owned.contains_key(parent))
+/// Ends the ownership of names whose pending write did not arrive, or which another program loaded
+/// after an interrupted pass; confirms the others.
+pub(crate) fn settle_claims(set: &mut Set, observed: &Observed) {
+    set.owned.retain(|name, owned| {
+        let Some(pending) = owned.pending.take() else {
+            return true;
+        };
+        let top = name.split("//").next().unwrap_or(name);
+        let contents = observed.contents.get(top).copied();
+        let ours = match pending {
+            Pending::Load(policy) => contents == Some(policy),
+            Pending::Replace(policy) => {
+                contents.is_none() || contents == Some(policy) || contents == Some(owned.policy)
+            }
+            Pending::Remove => true,
+        };
+        if let (Pending::Load(policy) | Pending::Replace(policy), Some(contents)) =
+            (pending, contents)
+            && contents == policy
+        {
+            owned.policy = policy;
+        }
+        ours && observed.loaded.contains_key(name)
+    });
 }
 
 /// Whether `name` fits `pattern`, in which `*` is any text and `?` any character.
@@ -380,130 +475,5 @@ pub(crate) fn matches(pattern: &str, name: &str) -> bool {
     pattern[p..].iter().all(|c| *c == '*')
 }
 
-/// What a line of a plan, or of a pass's log, is about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum Verb {
-    Load,
-    Replace,
-    Own,
-    Remove,
-    Defer,
-    Conflict,
-    Refuse,
-    Contested,
-    Fail,
-    Keep,
-}
-
-impl Verb {
-    /// The sign in front of a line.
-    const fn sign(self) -> &'static str {
-        match self {
-            Self::Load => "+",
-            Self::Replace => "~",
-            Self::Own => "=",
-            Self::Remove => "-",
-            Self::Defer => "…",
-            Self::Conflict | Self::Contested | Self::Keep => "!",
-            Self::Refuse | Self::Fail => "✗",
-        }
-    }
-
-    const fn word(self) -> &'static str {
-        match self {
-            Self::Load => "load",
-            Self::Replace => "replace",
-            Self::Own => "own",
-            Self::Remove => "remove",
-            Self::Defer => "deferred",
-            Self::Conflict => "conflict",
-            Self::Refuse => "refused",
-            Self::Contested => "contested",
-            Self::Fail => "failed",
-            Self::Keep => "kept",
-        }
-    }
-
-    /// Whether it changes the kernel.
-    pub(crate) const fn writes(self) -> bool {
-        matches!(self, Self::Load | Self::Replace | Self::Remove)
-    }
-
-    /// Whether a pass with it has not converged.
-    pub(crate) const fn is_problem(self) -> bool {
-        matches!(
-            self,
-            Self::Conflict | Self::Contested | Self::Keep | Self::Refuse | Self::Fail
-        )
-    }
-}
-
-impl fmt::Display for Verb {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.word())
-    }
-}
-
-/// One line of a plan or of a pass.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
-pub(crate) struct Change {
-    pub(crate) profile: String,
-    pub(crate) action: Verb,
-    pub(crate) reason: String,
-    /// Whether it undoes somebody else's change.
-    #[serde(skip)]
-    pub(crate) repair: bool,
-}
-
-impl Change {
-    pub(crate) fn new(profile: impl Into<String>, action: Verb, reason: impl Into<String>) -> Self {
-        Self {
-            profile: profile.into(),
-            action,
-            reason: reason.into(),
-            repair: false,
-        }
-    }
-}
-
-impl fmt::Display for Change {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let sign = self.action.sign();
-        write!(f, "{sign} {:<9} ", self.action)?;
-        f.write_str(&about(&self.profile, &self.reason))
-    }
-}
-
-/// `NAME: REASON`; a reason that begins with the name stands for itself.
-pub(crate) fn about(profile: &str, reason: &str) -> String {
-    match reason.strip_prefix(profile) {
-        Some(rest) if rest.starts_with([':', ' ']) => reason.to_owned(),
-        _ => format!("{}: {reason}", printable(profile)),
-    }
-}
-
-/// The total below a plan's lines: `1 to load, 2 refused`, or that there is nothing to do.
-pub(crate) struct Total<'a>(pub(crate) &'a [Change]);
-
-impl fmt::Display for Total<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut counts = BTreeMap::<Verb, usize>::new();
-        for change in self.0 {
-            *counts.entry(change.action).or_default() += 1;
-        }
-        if counts.is_empty() {
-            return f.write_str("nothing to do");
-        }
-        for (n, (verb, count)) in counts.iter().enumerate() {
-            let comma = if n == 0 { "" } else { ", " };
-            let to = if verb.writes() { "to " } else { "" };
-            write!(f, "{comma}{count} {to}{verb}")?;
-        }
-        Ok(())
-    }
-}
-
 #[cfg(test)]
-#[path = "plan/tests.rs"]
 mod tests;

@@ -1,26 +1,38 @@
-//! Validates profiles without a kernel, with the same code as a pass.
+//! `check`: validates profiles without a kernel, with the same code as a pass.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use crate::advice::{AdviceKind, advise};
-use crate::args;
-use crate::blob;
+use super::print;
+use crate::compiler::{self, Compiler, Includes, Text};
+use crate::desired::{Desired, ProfileSource};
 use crate::error::{Error, Exit};
-use crate::includes::Includes;
-use crate::parser::Compiler;
-use crate::profile::{ProfileName, Refusal, RefusalKind, printable};
-use crate::report;
-use crate::settings::{Common, Env, Output, Rules, Setting, switch};
-use crate::source::{self, Source};
+use crate::outcome::Refusal;
+use crate::policy;
+use crate::profile::{ProfileName, parent, printable};
+use crate::report::SCHEMA;
+use crate::rules::Rules;
+use crate::source::{self, Known, Limits, Source};
 use crate::state::Member;
-use crate::wanted::{self, Wish};
 
-/// Everything together may take this long.
+/// All of it together may take this long.
 const DEADLINE: Duration = Duration::from_secs(3600);
+
+/// What a user may set.
+#[derive(Debug)]
+pub(crate) struct Settings {
+    pub(crate) paths: Vec<PathBuf>,
+    pub(crate) limits: Limits,
+    pub(crate) rules: Rules,
+    pub(crate) compiler: compiler::Settings,
+    /// `text`, `json` or `github` (annotations of a workflow).
+    pub(crate) output: &'static str,
+    /// Warnings fail too.
+    pub(crate) strict: bool,
+}
 
 /// One thing that was found.
 #[derive(Debug, Serialize)]
@@ -28,7 +40,7 @@ struct Finding {
     path: String,
     profile: String,
     level: Level,
-    kind: String,
+    kind: &'static str,
     /// The line in the file, where one is known.
     line: Option<u32>,
     message: String,
@@ -38,203 +50,177 @@ struct Finding {
 #[serde(rename_all = "lowercase")]
 enum Level {
     Error,
-    Warning,
 }
 
-/// Checks every path; prints what was found.
-pub(crate) fn run(flags: &args::Check, common: &Common, env: Env) -> Result<Exit, Error> {
-    if flags.paths.is_empty() {
-        return Err(Error::Usage(
-            "no path: armorer check FILE-OR-FOLDER...".into(),
-        ));
+/// Checks every path, each as a source of its own; prints the findings.
+///
+/// # Errors
+/// A path cannot be read, or there is no compiler.
+pub(crate) fn run(settings: &Settings) -> Result<Exit, Error> {
+    let compiler = Compiler::find(settings.compiler.clone())?;
+    let (mut findings, mut checked) = (Vec::new(), 0);
+    for path in &settings.paths {
+        let known = Known {
+            objects: &BTreeMap::new(),
+            text: &|_| None,
+            allow_missing: false,
+        };
+        let client = || Err(Error::Usage("check reads files and folders only".into()));
+        let source = [Source::Folder(path.clone())];
+        let found = source::read(&source, &settings.limits, &known, &client)?;
+        let desired = Desired::new(found.profiles, &settings.rules);
+        let files = desired.profiles.len() + desired.refused.len();
+        if files == 0 {
+            findings.push(Finding {
+                path: path.display().to_string(),
+                profile: String::new(),
+                level: Level::Error,
+                kind: "source",
+                line: None,
+                message: "holds no profile".into(),
+            });
+        }
+        checked += files;
+        findings.extend(check(&desired, &settings.rules, &compiler)?);
     }
-    let output = Setting::new("output", flags.output.as_ref(), env).read(
-        Output::Text,
-        "text, json or github",
-        |text| match text {
-            "text" => Some(Output::Text),
-            "json" => Some(Output::Json),
-            "github" => Some(Output::Github),
-            _ => None,
-        },
-    )?;
-    let strict = switch("strict", flags.strict, env)?;
-    let rules = Rules::new(&flags.rules(), env)?;
-    let compiler = Compiler::find(rules.compiler(common, false))?;
-    let sources: Vec<Source> = flags
-        .paths
-        .iter()
-        .map(|path| Source::Directory(path.into()))
-        .collect();
-    let wish = Wish::new(source::read(&sources, &rules.limits)?, &rules);
-    let checked = wish.units.len() + wish.refused.len();
-    let findings = check(&wish, &rules, &compiler);
-    print(&findings, checked, output);
-    let fails = |finding: &Finding| strict || finding.level == Level::Error;
-    Ok(if findings.iter().any(fails) {
-        Exit::Incomplete
-    } else {
-        Exit::Converged
+    findings.sort_by(|a, b| (&a.path, a.line).cmp(&(&b.path, b.line)));
+    show(&findings, checked, settings.output)?;
+    let fails = |finding: &Finding| settings.strict || finding.level == Level::Error;
+    Ok(match findings.iter().any(fails) {
+        true => Exit::Incomplete,
+        false => Exit::Converged,
     })
 }
 
-fn check(wish: &Wish, rules: &Rules, compiler: &Compiler) -> Vec<Finding> {
-    let mut includes = Includes::new(rules.base.clone());
-    let mut refusals: BTreeMap<String, Refusal> = wish.refused.clone();
-    let mut texts = Vec::new();
-    for unit in &wish.units {
-        match includes.of(&unit.text) {
-            Ok(_) => texts.push(unit.to_compile()),
-            Err(refusal) => _ = refusals.insert(unit.name.to_string(), refusal),
+fn check(desired: &Desired, rules: &Rules, compiler: &Compiler) -> Result<Vec<Finding>, Error> {
+    let mut includes = Includes::new(compiler.base());
+    let mut refusals: BTreeMap<String, Refusal> = BTreeMap::new();
+    let mut sources: Vec<&ProfileSource> = Vec::new();
+    for source in &desired.profiles {
+        match includes.of(&source.text).1 {
+            None => sources.push(source),
+            Some(refusal) => _ = refusals.insert(source.name.to_string(), refusal),
         }
     }
-    let files = wish.names();
-    let mut accepted: BTreeMap<ProfileName, Vec<Member>> = BTreeMap::new();
-    let mut judge = |index: usize, result: Result<Vec<u8>, Refusal>| {
-        let Ok(name) = ProfileName::parse(texts[index].name) else {
-            return;
-        };
-        let members = result.and_then(|blob| {
-            let members = blob::members(&blob)
-                .map_err(|why| Refusal::new(RefusalKind::Compile, format!("{name}: {why}")))?;
-            let members = wanted::check_members(&name, &members, rules)?;
-            wanted::check_intruder(&name, &members, &files)?;
-            Ok(members)
+    let texts = sources.iter().map(|source| Text {
+        name: source.name.as_str(),
+        contents: &source.text,
+        last: false,
+    });
+    let texts: Vec<Text> = texts.collect();
+    let mut accepted: BTreeMap<&ProfileName, Vec<Member>> = BTreeMap::new();
+    compiler.compile(&texts, Instant::now() + DEADLINE, &mut |index, result| {
+        let name = &sources[index].name;
+        let members = result.and_then(|compiled| {
+            let members = policy::members(&compiled.policy);
+            let members = members.map_err(|reason| Refusal::new("compile", reason))?;
+            rules.check(name, &members)
         });
         match members {
             Ok(members) => _ = accepted.insert(name, members),
             Err(refusal) => _ = refusals.insert(name.to_string(), refusal),
         }
-    };
-    let deadline = Instant::now() + DEADLINE;
-    // Confined or not: where this runs, armorer's own profile may not be loaded.
-    let _ = compiler.compile(&texts, deadline, None, &mut |answers| {
-        for (index, result) in answers {
-            judge(index, result);
-        }
+        Ok(())
+    })?;
+    refusals.extend(defined_twice(desired, &accepted));
+    let early = desired.refused.iter();
+    let early = early.map(|(name, (place, refusal))| finding(name, place, refusal));
+    let late = desired.profiles.iter().filter_map(|source| {
+        let refusal = refusals.get(source.name.as_str())?;
+        Some(finding(source.name.as_str(), &source.place, refusal))
     });
-    let doubles = wanted::doubles(accepted.iter().map(|(name, members)| (name, &**members)));
-    for (member, files) in doubles {
-        for file in &files {
-            let all: Vec<&str> = files.iter().map(|name| name.as_str()).collect();
-            let message = format!(
-                "{file}: {member} is defined by {}: keep one",
-                all.join(" and ")
-            );
-            refusals.insert(
-                file.to_string(),
-                Refusal::new(RefusalKind::Duplicate, message),
-            );
-        }
-    }
-    let mut findings: Vec<Finding> = refusals
-        .iter()
-        .map(|(name, refusal)| error(wish, name, refusal))
-        .collect();
-    for unit in wish
-        .units
-        .iter()
-        .filter(|unit| !refusals.contains_key(unit.name.as_str()))
-    {
-        let advice = advise(&unit.text, &mut |path| includes.text(path));
-        findings.extend(advice.into_iter().map(|advice| Finding {
-            path: path(&unit.source, unit.name.as_str()),
-            profile: advice.profile.clone(),
-            level: Level::Warning,
-            kind: advice_word(advice.kind).to_owned(),
-            line: None,
-            message: advice.message,
-        }));
-    }
-    findings.sort_by(|a, b| a.path.cmp(&b.path));
-    findings
+    Ok(early.chain(late).collect())
 }
 
-fn error(wish: &Wish, name: &str, refusal: &Refusal) -> Finding {
-    let kind = serde_json::to_value(refusal.kind).expect("a word");
+/// The files that define a profile which another file defines too.
+fn defined_twice(
+    desired: &Desired,
+    accepted: &BTreeMap<&ProfileName, Vec<Member>>,
+) -> Vec<(String, Refusal)> {
+    let mut definers = BTreeMap::<&str, Vec<&str>>::new();
+    for (file, members) in accepted {
+        for member in members
+            .iter()
+            .filter(|member| parent(&member.name).is_none())
+        {
+            definers
+                .entry(&member.name)
+                .or_default()
+                .push(file.as_str());
+        }
+    }
+    for name in desired.names() {
+        if let Some(files) = definers
+            .get_mut(name)
+            .filter(|files| !files.contains(&name))
+        {
+            files.push(name);
+        }
+    }
+    definers.retain(|_, files| files.len() > 1);
+    let doubles = definers.into_iter().flat_map(|(name, files)| {
+        let line = format!("{name} is defined by {}: keep one", files.join(" and "));
+        let refusal = Refusal::new("duplicate", line);
+        files
+            .into_iter()
+            .map(move |file| (file.to_owned(), refusal.clone()))
+    });
+    doubles.collect()
+}
+
+fn finding(name: &str, place: &str, refusal: &Refusal) -> Finding {
+    let is_file = std::path::Path::new(place)
+        .file_name()
+        .is_some_and(|file| file == name);
     Finding {
-        path: path(wish.source_of(name), name),
+        path: match is_file {
+            true => place.to_owned(),
+            false => format!("{}/{name}", place.trim_end_matches('/')),
+        },
         profile: name.to_owned(),
         level: Level::Error,
-        kind: kind.as_str().unwrap_or_default().to_owned(),
-        line: line(&refusal.message, name),
+        kind: refusal.reason,
+        line: refusal.line,
         message: refusal.message.clone(),
     }
 }
 
-/// The warning's kind as machines read it.
-const fn advice_word(kind: AdviceKind) -> &'static str {
-    match kind {
-        AdviceKind::NoSignal => "no-signal",
-        AdviceKind::NothingExecutable => "nothing-executable",
-        AdviceKind::NotDisconnected => "not-disconnected",
-    }
-}
-
-/// Where the file is; a source may be the file itself.
-fn path(source: &str, name: &str) -> String {
-    let path = Path::new(source);
-    if path.file_name().is_some_and(|file| file == name) && !path.is_dir() {
-        return source.to_owned();
-    }
-    path.join(name).display().to_string()
-}
-
-/// The number in `NAME line N: …`.
-fn line(message: &str, name: &str) -> Option<u32> {
-    let rest = message.strip_prefix(name)?.strip_prefix(" line ")?;
-    rest.split(':').next()?.parse().ok()
-}
-
-fn print(findings: &[Finding], checked: usize, output: Output) {
-    let errors = findings.iter().filter(|f| f.level == Level::Error).count();
-    let warnings = findings.len() - errors;
+fn show(findings: &[Finding], checked: usize, output: &str) -> Result<(), Error> {
+    let mut text = String::new();
+    let line = |finding: &Finding| finding.line.map(|line| line.to_string());
     match output {
-        Output::Json => {
+        "json" => {
             let document = serde_json::json!({
-                "schema": report::SCHEMA,
+                "schema": SCHEMA,
                 "checked": checked,
                 "findings": findings,
             });
-            println!("{document:#}");
+            text = format!("{document:#}\n");
         }
-        Output::Github => {
+        "github" => {
             for finding in findings {
-                let level = match finding.level {
-                    Level::Error => "error",
-                    Level::Warning => "warning",
-                };
-                let line = finding
-                    .line
-                    .map_or_else(String::new, |line| format!(",line={line}"));
-                println!(
-                    "::{level} file={}{line},title=armorer::{}",
-                    escape_property(&finding.path),
-                    escape(&finding.message)
-                );
+                let line = line(finding).map_or_else(String::new, |line| format!(",line={line}"));
+                let path = finding.path.trim_start_matches("./");
+                let path = escaped(path).replace(':', "%3A").replace(',', "%2C");
+                let message = escaped(&finding.message);
+                text += &format!("::error file={path}{line},title=armorer::{message}\n");
             }
         }
-        Output::Text => {
+        _ => {
             for finding in findings {
-                let level = match finding.level {
-                    Level::Error => "error",
-                    Level::Warning => "warning",
-                };
-                println!("{}: {level}: {}", printable(&finding.path), finding.message);
+                let line = line(finding).map_or_else(String::new, |line| format!("{line}:"));
+                let path = printable(&finding.path);
+                text += &format!("{path}:{line} error: {}\n", finding.message);
             }
-            println!("{checked} checked, {errors} refused, {warnings} warnings");
+            text += &format!("{checked} checked, {} refused\n", findings.len());
         }
     }
+    print(&text)
 }
 
-/// A workflow command's message.
-fn escape(text: &str) -> String {
+/// The message of a workflow command.
+fn escaped(text: &str) -> String {
     text.replace('%', "%25")
         .replace('\r', "%0D")
         .replace('\n', "%0A")
-}
-
-/// A workflow command's property.
-fn escape_property(text: &str) -> String {
-    escape(text).replace(':', "%3A").replace(',', "%2C")
 }

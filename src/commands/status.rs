@@ -1,265 +1,360 @@
-//! What is wanted, what the kernel holds, and who is confined by it.
+//! `status`: each desired or owned profile, what the kernel holds, and which processes it confines.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+use std::io::IsTerminal as _;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::Serialize;
 
-use super::probe;
-use crate::args;
-use crate::clock::Time;
-use crate::confined::{self, Scan};
+use super::print;
 use crate::error::{Error, Exit};
-use crate::kernel::Kernel;
-use crate::plan::parent;
-use crate::profile::{Digest, Mode, ProfileName, printable};
-use crate::report::heartbeat::Heartbeat;
-use crate::report::{self, kind_word, table};
-use crate::settings::{Common, Env, Setting, deadline, rebase, switch};
-use crate::state::folder::Folder;
-use crate::state::{ProblemKind, Record, Set, State};
+use crate::kernel::{Kernel, Scan, processes};
+use crate::outcome::{Kind, about};
+use crate::pass::Place;
+use crate::profile::{Digest, Mode, parent, printable};
+use crate::report::status::Status;
+use crate::report::{self, SCHEMA};
+use crate::state::store::Store;
+use crate::state::{Record, Set, State};
+use crate::time::{Stamp, Time, in_words};
 
-/// One line of the table, one element of the JSON document.
-#[derive(Clone, Debug, Serialize)]
-pub(crate) struct Row {
-    pub(crate) profile: String,
-    pub(crate) set: String,
-    /// What the kernel says; none: not loaded, or the kernel cannot be asked.
-    pub(crate) mode: Option<Mode>,
-    /// The digest of the last good version's compiled policy.
-    pub(crate) wanted: Option<Digest>,
-    /// The digest of what is loaded, where the kernel tells.
-    pub(crate) loaded: Option<Digest>,
-    /// Processes confined by it, by its children, or by a stack with it.
-    pub(crate) processes: Option<usize>,
-    pub(crate) changed: Option<Time>,
-    /// in force, missing, drifted, unwanted, or what stands in the way.
-    pub(crate) state: String,
-    pub(crate) error: Option<String>,
-}
+/// The loop is given up when it has not turned for three polls, a pass' deadline and this long, in
+/// which a pass waits for another's lock.
+const LIVE_GRACE: Duration = Duration::from_secs(60);
 
-/// Everything that is shown.
-#[derive(Debug, Serialize)]
-pub(crate) struct Overview {
-    pub(crate) schema: u32,
-    pub(crate) node: Option<String>,
-    pub(crate) last_pass: Option<Heartbeat>,
-    pub(crate) profiles: Vec<Row>,
-    pub(crate) notes: Vec<String>,
+/// What a user may set.
+#[derive(Debug)]
+pub(crate) struct Settings {
+    pub(crate) place: Place,
+    /// Whether only the place's set is shown.
+    pub(crate) one_set: bool,
+    /// The table as JSON.
+    pub(crate) json: bool,
+    /// The Kubernetes probe to be answered, by exit code and one line, from files only: `ready` or `live`.
+    pub(crate) probe: Option<&'static str>,
+    /// How long the loop's last pass may have ended ago.
+    pub(crate) poll_time: Duration,
+    pub(crate) deadline: Duration,
+    /// Refused, conflicting and blocked profiles make the node unready too.
+    pub(crate) strict: bool,
+    pub(crate) loop_file: PathBuf,
 }
 
 /// Prints the status, or answers a probe.
-pub(crate) fn run(flags: &args::Status, common: &Common, env: Env) -> Result<Exit, Error> {
-    let poll_time = Setting::new("poll-time", flags.poll_time.as_ref(), env)
-        .or_env("POLL_TIME")
-        .number(30, 1, 86_400)?;
-    let poll_time = Duration::from_secs(poll_time);
-    let probe =
-        Setting::new("probe", flags.probe.as_ref(), env).read(None, "ready or live", |text| {
-            matches!(text, "ready" | "live").then(|| Some(text.to_owned()))
-        })?;
-    let folder = Folder::new(&common.state_dir);
-    let (securityfs, proc) = (common.securityfs.clone(), common.proc.clone());
-    let kernel = Kernel::new(&common.root, securityfs, proc);
-    let (exit, line) = match probe.as_deref() {
-        Some("ready") => probe::ready(
-            &folder,
-            &common.set,
-            &kernel.boot_id()?,
-            poll_time,
-            deadline(flags.deadline.as_ref(), env)?,
-            switch("strict", flags.strict, env)?,
-        ),
-        Some(_) => {
-            let file = Setting::new("loop-heartbeat", flags.loop_heartbeat.as_ref(), env).path();
-            let file = file.unwrap_or_else(|| "/run/armorer/loop".into());
-            let deadline = deadline(flags.deadline.as_ref(), env)?;
-            probe::live(&rebase(&common.root, &file), poll_time, deadline)
-        }
-        None => return show(flags, common, env, folder, &kernel),
+///
+/// # Errors
+/// State or boot cannot be read.
+pub(crate) fn run(settings: &Settings) -> Result<Exit, Error> {
+    let kernel = Kernel::new(&settings.place.kernel);
+    let (exit, line) = match settings.probe {
+        None => return show(settings, &kernel),
+        Some("ready") => match ready(settings, &kernel.boot_id()?) {
+            Ok(summary) => (Exit::Converged, format!("ready: {summary}")),
+            Err(reason) => (Exit::Incomplete, format!("not ready: {reason}")),
+        },
+        Some(_) => match live(settings) {
+            Ok(age) => (Exit::Converged, format!("live: last iteration {age} ago")),
+            Err(reason) => (Exit::Incomplete, format!("not live: {reason}")),
+        },
     };
-    println!("{}", printable(&line));
+    print(&format!("{}\n", printable(&line)))?;
     Ok(exit)
 }
 
-fn show(
-    flags: &args::Status,
-    common: &Common,
-    env: Env,
-    mut folder: Folder,
-    kernel: &Kernel,
-) -> Result<Exit, Error> {
-    let json = Setting::new("output", flags.output.as_ref(), env).read(
-        false,
-        "table or json",
-        |text| match text {
-            "table" => Some(false),
-            "json" => Some(true),
-            _ => None,
-        },
-    )?;
-    let mut state = folder.load()?;
-    state.enter_boot(&kernel.boot_id()?);
-    let only = flags.set.is_some() || env("ARMORER_SET").is_some();
-    if only {
-        state.sets.retain(|name, _| *name == common.set);
+/// Ready: this loop made the last pass, less than 3 polls and a deadline ago; it read its sources
+/// completely, and every desired profile is in force but those refused or in conflict.
+fn ready(settings: &Settings, boot_id: &str) -> Result<String, String> {
+    let path = Store::new(&settings.place.state_dir).status_path(&settings.place.set);
+    let status = Status::read(&path).ok_or("no pass has ended yet")?;
+    let (_, id) = heartbeat(settings)?;
+    if status.boot_id != boot_id {
+        return Err("no pass has ended since the node booted".into());
     }
-    let seen = Seen::new(kernel, &state);
-    let overview = Overview {
-        schema: report::SCHEMA,
-        node: state.node.clone(),
-        last_pass: Heartbeat::read(&folder, &common.set),
-        profiles: rows(&state, &seen),
-        notes: seen.notes,
-    };
-    if json {
-        let document = serde_json::to_string_pretty(&overview).expect("plain data");
-        println!("{document}");
-    } else {
-        print!("{}", table::render(&overview, table::colours(env)));
+    if id.is_empty() || status.loop_id.as_deref() != Some(&*id) {
+        return Err("this loop's first pass has not ended yet".into());
     }
-    let clean = overview
-        .profiles
-        .iter()
-        .all(|row| row.error.is_none() && row.is_settled());
-    Ok(if clean {
-        Exit::Converged
-    } else {
-        Exit::Incomplete
-    })
+    let pass = status.last_pass;
+    let age = Stamp::now().since(&pass.ended);
+    if age > settings.poll_time * 3 + settings.deadline {
+        return Err(format!("the last pass ended {} ago", in_words(age)));
+    }
+    if !pass.ready || (settings.strict && !pass.clean) {
+        return Err(pass.summary);
+    }
+    Ok(pass.summary)
 }
 
-impl Row {
-    fn is_settled(&self) -> bool {
-        !matches!(self.state.as_str(), "missing" | "drifted")
+/// Live: the loop has turned lately. A pass that fails does not make it dead.
+fn live(settings: &Settings) -> Result<String, String> {
+    let (at, _) = heartbeat(settings)?;
+    let age = Duration::from_secs(Time::now().0.saturating_sub(at));
+    if age > settings.poll_time * 3 + settings.deadline + LIVE_GRACE {
+        return Err(format!("last iteration {} ago", in_words(age)));
+    }
+    Ok(in_words(age))
+}
+
+/// The loop's last iteration, in seconds since 1970, and its identity.
+fn heartbeat(settings: &Settings) -> Result<(u64, String), String> {
+    let file = &settings.loop_file;
+    let text = std::fs::read_to_string(file).map_err(|error| {
+        format!(
+            "no heartbeat from armorer-loop: {}: {error}",
+            file.display()
+        )
+    })?;
+    let (at, id) = text.trim().split_once(' ').unwrap_or((text.trim(), ""));
+    match at.parse() {
+        Ok(at) => Ok((at, id.to_owned())),
+        Err(_) => Err(format!("{} holds no time", file.display())),
     }
 }
 
-/// What the kernel and /proc say, as far as they can be asked.
-struct Seen {
-    loaded: Option<BTreeMap<String, Mode>>,
-    digests: BTreeMap<String, Digest>,
-    scan: Option<Scan>,
-    /// How many processes hold each name.
-    users: Option<BTreeMap<String, usize>>,
+/// One line of the table, one element of the JSON document.
+#[derive(Clone, Debug, Serialize)]
+struct Row {
+    profile: String,
+    set: String,
+    /// What the kernel says; none: not loaded, or the kernel cannot be asked.
+    mode: Option<Mode>,
+    /// The digest of the last good version's compiled policy.
+    desired: Option<Digest>,
+    /// The digest of the loaded policy, where the kernel shows it.
+    loaded: Option<Digest>,
+    /// Processes confined by it, by its children, or by a stack with it.
+    processes: Option<usize>,
+    changed: Option<Time>,
+    /// `in force`, `missing`, `drifted`, `unknown`, `learning`, or an outcome's word.
+    state: &'static str,
+    message: Option<String>,
+}
+
+/// All that is shown.
+#[derive(Debug, Serialize)]
+struct Overview {
+    schema: u32,
+    node: Option<String>,
+    last_pass: Option<Status>,
+    profiles: Vec<Row>,
     notes: Vec<String>,
 }
 
-impl Seen {
+fn show(settings: &Settings, kernel: &Kernel) -> Result<Exit, Error> {
+    let mut store = Store::new(&settings.place.state_dir);
+    let mut state = store.load()?;
+    state.enter_boot(&kernel.boot_id()?);
+    if settings.one_set {
+        state.sets.retain(|name, _| *name == settings.place.set);
+    }
+    let view = View::new(kernel, &state);
+    let rows = state.sets.iter().flat_map(|(set_name, set)| {
+        let names = report::names(set).into_iter();
+        names
+            .map(|name| view.row(set_name, set, name))
+            .collect::<Vec<_>>()
+    });
+    let overview = Overview {
+        schema: SCHEMA,
+        profiles: rows.collect(),
+        last_pass: Status::read(&store.status_path(&settings.place.set)),
+        notes: view.notes(&state),
+        node: state.node,
+    };
+    print(&match settings.json {
+        true => serde_json::to_string_pretty(&overview).expect("plain data") + "\n",
+        false => table(&overview),
+    })?;
+    let settled = |row: &Row| {
+        matches!(row.state, "in force" | "deferred" | "unknown" | "learning")
+            && row.message.is_none()
+    };
+    Ok(match overview.profiles.iter().all(settled) {
+        true => Exit::Converged,
+        false => Exit::Incomplete,
+    })
+}
+
+/// What the kernel and /proc say, as far as they can be asked.
+struct View {
+    loaded: Result<BTreeMap<String, Mode>, String>,
+    contents: BTreeMap<String, Digest>,
+    verifiable: bool,
+    scan: Option<Scan>,
+    complains: bool,
+}
+
+impl View {
     fn new(kernel: &Kernel, state: &State) -> Self {
-        let mut notes = Vec::new();
-        let loaded = match kernel.preflight_read().and_then(|()| kernel.profiles()) {
-            Ok(loaded) => Some(loaded),
-            Err(error) => {
-                notes.push(format!("the kernel cannot be asked: {}", error.chain()));
-                None
-            }
-        };
+        let loaded = kernel.preflight_read().and_then(|()| kernel.profiles());
+        let loaded = loaded.map_err(|error| error.chain());
         let sets = state.sets.values();
         let names: BTreeSet<&str> = sets
             .flat_map(|set| {
-                let profiles = set.profiles.keys().map(ProfileName::as_str);
-                set.owned.keys().map(String::as_str).chain(profiles)
+                set.owned
+                    .keys()
+                    .map(String::as_str)
+                    .chain(report::names(set))
             })
             .filter(|name| {
                 loaded
                     .as_ref()
-                    .is_some_and(|loaded| loaded.contains_key(*name))
+                    .is_ok_and(|loaded| loaded.contains_key(*name))
             })
             .filter(|name| parent(name).is_none())
             .collect();
-        let digests = kernel.contents(&names, &state.sha1s()).digests;
-        if digests.len() < names.len() {
+        let contents = kernel.contents(&names);
+        Self {
+            scan: loaded.is_ok().then(|| processes::scan(kernel.proc())),
+            loaded,
+            verifiable: contents.len() == names.len(),
+            contents,
+            complains: kernel.complains(),
+        }
+    }
+
+    fn row(&self, set_name: &str, set: &Set, name: &str) -> Row {
+        let record = set.profiles.get(name);
+        let mode = self
+            .loaded
+            .as_ref()
+            .ok()
+            .and_then(|loaded| loaded.get(name))
+            .copied();
+        let loaded = self.contents.get(name).copied();
+        let desired = record.map(|record| record.policy);
+        let problem = set.problems.get(name);
+        let unwanted = set
+            .owned
+            .get(name)
+            .is_some_and(|owned| owned.unwanted.is_some());
+        let expected = record.filter(|r| r.loaded_at.is_some()).map(Record::mode);
+        let drifted = record.is_some()
+            && (expected != mode || loaded.is_some_and(|loaded| Some(loaded) != desired));
+        let learning = |scan: &Scan| {
+            let child = format!("{name}//null-");
+            let mut processes = scan.processes.iter();
+            mode == Some(Mode::Enforce) && processes.any(|process| process.label.contains(&child))
+        };
+        let state = match problem {
+            Some(problem) => problem.kind.word(),
+            None if unwanted => Kind::Deferred.word(),
+            None if self.loaded.is_err() => "unknown",
+            None if mode.is_none() => "missing",
+            None if drifted => "drifted",
+            None if self.scan.as_ref().is_some_and(learning) => "learning",
+            None => "in force",
+        };
+        let count = |scan: &Scan| scan.users_of(name).len();
+        Row {
+            profile: name.to_owned(),
+            set: set_name.to_owned(),
+            mode,
+            desired,
+            loaded,
+            processes: mode.and(self.scan.as_ref().map(count)),
+            changed: record.and_then(|record| record.loaded_at),
+            state,
+            message: problem.map(|problem| problem.message.clone()),
+        }
+    }
+
+    /// Facts that no row shows.
+    fn notes(&self, state: &State) -> Vec<String> {
+        let mut notes = Vec::new();
+        if let Err(reason) = &self.loaded {
+            notes.push(format!("the kernel cannot be asked: {reason}"));
+        }
+        if self.complains {
+            notes.push("NOTHING IS ENFORCED: the kernel's own mode is complain (/sys/module/apparmor/parameters/mode); write enforce into that file, or boot without apparmor.mode=complain".into());
+        }
+        if !self.verifiable {
             notes.push(
-                "content unverifiable: this kernel does not tell what is loaded, only names and modes"
-                    .into(),
+                "contents unverifiable: this kernel shows names and modes, and no contents".into(),
             );
         }
-        if let Some(why) = &state.compiler_unconfined {
+        if let Some(cage) = state.cage.as_ref().filter(|cage| *cage != "full") {
             notes.push(format!(
-                "the compiler runs outside armorer's own profile: {why}"
+                "Landlock restricts the compiler: {cage} (this kernel knows {})",
+                match &**cage {
+                    "none" => "no Landlock",
+                    _ => "an older Landlock",
+                }
             ));
         }
-        let scan = loaded.is_some().then(|| confined::scan(kernel.proc()));
-        if let Some(why) = scan.as_ref().and_then(|scan| scan.incomplete.as_ref()) {
-            notes.push(format!("not every process could be looked at: {why}"));
+        if let Some(reason) = self.scan.as_ref().and_then(|scan| scan.incomplete.as_ref()) {
+            notes.push(format!("processes are missing: {reason}"));
         }
-        let users = scan.as_ref().map(|scan| {
-            let counts = scan.counts().into_iter();
-            counts
-                .map(|(name, count)| (name.to_owned(), count))
-                .collect()
-        });
-        Self {
-            loaded,
-            digests,
-            scan,
-            users,
-            notes,
+        for (name, at) in state.sets.values().flat_map(|set| &set.unloaded) {
+            notes.push(format!("{name} was unloaded by another program before {at}: processes that it confined then stay unconfined until they are restarted"));
         }
-    }
-
-    fn processes(&self, name: &str) -> Option<usize> {
-        let users = self.users.as_ref()?;
-        Some(users.get(name).copied().unwrap_or(0))
-    }
-
-    /// Processes that complain mode caught stay in it after the profile is enforced.
-    fn is_learning(&self, name: &str, mode: Mode) -> bool {
-        let learning = format!("{name}//null-");
-        mode == Mode::Enforce
-            && self
-                .scan
-                .as_ref()
-                .is_some_and(|scan| scan.processes.iter().any(|p| p.label.contains(&learning)))
+        notes
     }
 }
 
-fn rows(state: &State, seen: &Seen) -> Vec<Row> {
-    let mut rows = Vec::new();
-    for (set_name, set) in &state.sets {
-        let names = report::names(set).into_iter();
-        rows.extend(names.map(|name| row(set_name, set, name, seen)));
+/// The table, the problems below it, and the notes.
+fn table(overview: &Overview) -> String {
+    let mut text = String::new();
+    if let Some(status) = &overview.last_pass {
+        let pass = &status.last_pass;
+        let age = Duration::from_secs(Time::now().0.saturating_sub(pass.ended.at.0));
+        let node = overview.node.as_deref().unwrap_or("this node");
+        let _ = writeln!(
+            text,
+            "{node}: last pass {} ago, {}",
+            in_words(age),
+            pass.summary
+        );
     }
-    rows
+    if overview.profiles.is_empty() {
+        text.push_str("no profile is desired or owned; armorer reconcile SOURCE loads some\n");
+    } else {
+        rows(&mut text, &overview.profiles);
+    }
+    for row in &overview.profiles {
+        if let Some(message) = &row.message {
+            let _ = writeln!(text, "{}", about(&row.profile, message));
+        }
+    }
+    for note in &overview.notes {
+        let _ = writeln!(text, "note: {}", printable(note));
+    }
+    text
 }
 
-fn row(set_name: &str, set: &Set, name: &str, seen: &Seen) -> Row {
-    let record = set.profiles.get(name);
-    let mode = seen
-        .loaded
-        .as_ref()
-        .and_then(|loaded| loaded.get(name))
-        .copied();
-    let loaded = seen.digests.get(name).copied();
-    let wanted = record.map(|record| record.blob);
-    let problem = set.problems.get(name);
-    let unwanted = set.owned.get(name).and_then(|owned| owned.unwanted);
-    let expected = record.filter(|r| r.loaded_at.is_some()).map(Record::mode);
-    let state = match (problem, unwanted) {
-        (Some(problem), _) if problem.kind != ProblemKind::Kept => kind_word(problem.kind).into(),
-        (_, Some(_)) => "unwanted".into(),
-        _ if seen.loaded.is_none() => "unknown".into(),
-        _ if mode.is_none() => "missing".into(),
-        _ if record.is_some()
-            && (expected != mode || loaded.is_some_and(|loaded| Some(loaded) != wanted)) =>
-        {
-            "drifted".into()
+fn rows(text: &mut String, rows: &[Row]) {
+    let colours = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    let dash = || "-".to_owned();
+    let age = |at: Time| in_words(Duration::from_secs(Time::now().0.saturating_sub(at.0)));
+    let titles = ["PROFILE", "SET", "MODE", "PROCESSES", "CHANGED", "STATE"].map(str::to_owned);
+    let cells = rows.iter().map(|row| {
+        let changed = row.changed.map_or_else(dash, age);
+        [
+            printable(&row.profile),
+            row.set.clone(),
+            row.mode.map_or_else(dash, |mode| mode.to_string()),
+            row.processes.map_or_else(dash, |n| n.to_string()),
+            changed.split(' ').next().unwrap_or_default().to_owned(),
+            row.state.to_owned(),
+        ]
+    });
+    let lines: Vec<[String; 6]> = std::iter::once(titles).chain(cells).collect();
+    for line in &lines {
+        for (column, cell) in line.iter().take(5).enumerate() {
+            let widths = lines.iter().map(|line| line[column].chars().count());
+            let width = widths.max().unwrap_or(0);
+            let _ = write!(text, "{cell:width$}  ");
         }
-        _ if mode.is_some_and(|mode| seen.is_learning(name, mode)) => {
-            "still learning: restart the pod".into()
-        }
-        _ => "in force".into(),
-    };
-    Row {
-        profile: name.to_owned(),
-        set: set_name.to_owned(),
-        mode,
-        wanted,
-        loaded,
-        processes: mode.and_then(|_| seen.processes(name)),
-        changed: record.and_then(|record| record.loaded_at),
-        state,
-        error: problem.map(|problem| problem.message.clone()),
+        let colour = match &*line[5] {
+            "STATE" => 0,
+            "in force" => 32,
+            "deferred" | "learning" => 33,
+            _ => 31,
+        };
+        let _ = match colours && colour > 0 {
+            true => writeln!(text, "\u{1b}[{colour}m{}\u{1b}[0m", line[5]),
+            false => writeln!(text, "{}", line[5]),
+        };
     }
 }

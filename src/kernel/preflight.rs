@@ -1,4 +1,4 @@
-//! What is asked before the first write: can this process do it, and if not, what is missing.
+//! Asked before the first write: can this process load policy, and if not, what is missing?
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _};
@@ -18,7 +18,7 @@ impl Kernel {
     pub(crate) fn preflight(&self) -> Result<(), Error> {
         self.enabled()?;
         self.mounted()?;
-        let own = own_folder(&self.proc);
+        let own = own_folder(self.proc());
         initial_namespace(&own)?;
         mac_admin(&own)?;
         if self
@@ -26,12 +26,11 @@ impl Kernel {
             .is_some_and(|value| value == "Y")
         {
             return Err(Error::Node(format!(
-                "this kernel's AppArmor policy is locked until the next boot ({} is Y): \
-                 boot without that setting",
-                self.parameters.join("lock_policy").display()
+                "this kernel's AppArmor policy is locked until the next boot ({} is Y): boot without that setting",
+                self.parameter_file("lock_policy").display()
             )));
         }
-        for file in [".replace", ".remove"] {
+        for file in [".load", ".replace", ".remove"] {
             self.writable(&self.apparmor.join(file))?;
         }
         self.readable()
@@ -47,9 +46,14 @@ impl Kernel {
         self.readable()
     }
 
-    fn parameter(&self, name: &str) -> Option<String> {
-        let value = std::fs::read_to_string(self.parameters.join(name)).ok()?;
+    pub(super) fn parameter(&self, name: &str) -> Option<String> {
+        let value = std::fs::read_to_string(self.parameter_file(name)).ok()?;
         Some(value.trim().to_owned())
+    }
+
+    fn parameter_file(&self, name: &str) -> PathBuf {
+        let root = &self.settings.root;
+        root.join("sys/module/apparmor/parameters").join(name)
     }
 
     fn enabled(&self) -> Result<(), Error> {
@@ -57,12 +61,12 @@ impl Kernel {
             Some("Y") => return Ok(()),
             None if self.apparmor.is_dir() => return Ok(()),
             Some(_) => "is switched off",
-            None => "is not there",
+            None => "is missing",
         };
         Err(Error::Node(format!(
             "AppArmor {why} in this kernel ({}): boot with the kernel parameters \
              `apparmor=1 security=apparmor`, or with apparmor in `lsm=`",
-            self.parameters.join("enabled").display()
+            self.parameter_file("enabled").display()
         )))
     }
 
@@ -71,10 +75,8 @@ impl Kernel {
             return Ok(());
         }
         Err(Error::Node(format!(
-            "there is no apparmor folder in {0}: on a host run \
-             `mount -t securityfs securityfs {0}`; in a container mount the host's \
-             /sys/kernel/security by hostPath and name its place with --securityfs",
-            self.securityfs.display()
+            "{0} has no folder apparmor: on a host run `mount -t securityfs securityfs {0}`; in a container mount the host's /sys/kernel/security by hostPath and name its place with --securityfs",
+            self.settings.securityfs.display()
         )))
     }
 
@@ -89,15 +91,15 @@ impl Kernel {
                 Error::Node(format!("only root can read {file}: run as root"))
             }
             io::ErrorKind::PermissionDenied => {
-                initial_namespace(&own_folder(&self.proc))?;
+                initial_namespace(&own_folder(self.proc()))?;
                 Error::Node(format!(
                     "root may not read {file}: {}",
-                    self.label_in_the_way()
+                    self.cause_of_denial()
                 ))
             }
             _ => Error::Node(format!(
                 "cannot read {file} ({error}): is {} a securityfs of this kernel?",
-                self.securityfs.display()
+                self.settings.securityfs.display()
             )),
         })
     }
@@ -109,29 +111,25 @@ impl Kernel {
         let file = file.display();
         Err(Error::Node(match error.kind() {
             io::ErrorKind::PermissionDenied => {
-                format!("{file} may not be written: {}", self.label_in_the_way())
+                format!("{file} may not be written: {}", self.cause_of_denial())
             }
             io::ErrorKind::ReadOnlyFilesystem => format!(
                 "{file} is mounted read-only: mount it writable (`readOnly: false` on the volumeMount)"
             ),
-            _ => format!("cannot open {file} ({error}): this kernel takes no policy there"),
+            _ => format!("cannot open {file} ({error}): this kernel loads no policy there"),
         }))
     }
 
-    fn label_in_the_way(&self) -> String {
-        let own = own_folder(&self.proc);
+    fn cause_of_denial(&self) -> String {
+        let own = own_folder(self.proc());
         let label = ["attr/apparmor/current", "attr/current"]
             .iter()
             .find_map(|file| std::fs::read_to_string(own.join(file)).ok())
             .unwrap_or_default();
         match label.trim() {
-            "unconfined" => "it is not AppArmor that denies it, this process is unconfined: ask \
-                             another security module, or who mounted it"
-                .to_owned(),
+            "unconfined" => "AppArmor does not deny it, since this process is unconfined: look for another security module, or at the mount".to_owned(),
             label => format!(
-                "this process' own AppArmor profile, {label}, denies what lies below /sys: mount \
-                 securityfs elsewhere, e.g. at /host/securityfs, and name it with --securityfs, \
-                 or run with appArmorProfile Unconfined"
+                "this process' own AppArmor profile, {label}, denies files below /sys: mount securityfs at another path, such as /host/securityfs, and name it with --securityfs"
             ),
         }
     }
@@ -157,9 +155,7 @@ fn initial_namespace(own: &Path) -> Result<(), Error> {
         return Ok(());
     }
     Err(Error::Node(
-        "this process is in a user namespace, whose root may not load policy: run without \
-         rootless mode, user-namespace remapping, or `hostUsers: false`"
-            .to_owned(),
+        "this process is in a user namespace, whose root may not load policy: run without rootless mode, user-namespace remapping, or `hostUsers: false`".to_owned(),
     ))
 }
 
@@ -176,8 +172,6 @@ fn mac_admin(own: &Path) -> Result<(), Error> {
         return Ok(());
     }
     Err(Error::Node(
-        "this process lacks CAP_MAC_ADMIN: run as root, in a container with \
-         `capabilities: {add: [MAC_ADMIN]}`"
-            .to_owned(),
+        "this process lacks CAP_MAC_ADMIN: run as root, in a container with `capabilities: {add: [MAC_ADMIN]}`".to_owned(),
     ))
 }

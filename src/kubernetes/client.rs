@@ -1,90 +1,100 @@
-//! A small client of the Kubernetes API: get, list, create and patch; one deadline for all of it.
+//! A small client of the Kubernetes API with one deadline for all of its requests.
 //!
 //! Redirects are not followed, since the token would go with them.
 
 use std::hash::{BuildHasher as _, RandomState};
-use std::io::{self, BufReader, Read};
+use std::io::{self, BufReader};
 use std::rc::Rc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use serde::Serialize;
-use serde::de::{DeserializeOwned, IgnoredAny};
-use ureq::config::Config;
-use ureq::http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE};
-use ureq::http::{Method, Request, Response, Uri};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use ureq::http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER};
+use ureq::http::{Method, Request, Response};
 use ureq::{Agent, Body};
 
 use super::access::{Access, Credentials};
-use super::encoding::percent_encode;
-use super::failure::{Failure, Trouble, WHO};
-use super::object::List;
-use super::resource::{Resource, Selector, Shape};
 use crate::error::Error;
+use crate::profile::printable;
 
-/// The bytes of one object: etcd takes 1.5 MiB, and Go writes some characters in six.
-const OBJECT_BYTES: u64 = 10 << 20;
-/// The bytes of one page of a list.
-const LIST_BYTES: u64 = 32 << 20;
+/// The bytes of one answer: a page of 250 metadata, or an object (etcd takes 1.5 MiB, and Go writes
+/// some characters in six bytes).
+const ANSWER_BYTES: u64 = 32 << 20;
 /// The objects that are asked for at once.
 const PAGE: usize = 250;
-/// A list is started anew this often when the server has forgotten where it was.
+/// A list is started anew this often when the server has forgotten its place in it.
 const RESTARTS: u32 = 3;
 /// The first pause before another try, and the longest.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(4));
 /// A try has at least this long, if the deadline has it.
 const LEAST_TRY: Duration = Duration::from_secs(2);
 
-/// The media types of `metadata` alone, of an object and of a list; a server that cannot do so
-/// may send it whole.
-const PARTIAL: &str =
+/// Everything but RFC 3986's unreserved characters.
+const RESERVED: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'_')
+    .remove(b'~');
+
+/// The question when an answer makes no sense.
+const WHICH_SERVER: &str = "is --api-server a Kubernetes API server?";
+
+/// The media type of whole objects.
+pub(crate) const JSON: &str = "application/json";
+/// Those of metadata alone, of an object and of a list; a server that cannot do so sends them whole.
+pub(crate) const METADATA: &str =
     "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,application/json";
-const PARTIAL_LIST: &str =
+const METADATA_LIST: &str =
     "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json";
-const JSON: &str = "application/json";
+/// RFC 6902: a list of operations, all or none.
+pub(crate) const JSON_PATCH: &str = "application/json-patch+json";
+/// RFC 7386: the fields to be set.
+pub(crate) const MERGE_PATCH: &str = "application/merge-patch+json";
 
-/// How a change is written.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Patch {
-    /// RFC 6902: a list of operations, all or none.
-    Json,
-    /// RFC 7386: what is to be set.
-    Merge,
+/// A request that failed.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    /// The server's answer, if it gave one that was final.
+    pub(crate) status: Option<u16>,
+    /// Whether the API itself said that there is no such object.
+    pub(crate) is_missing: bool,
+    /// One line for a person, with the URL and the way out.
+    pub(crate) line: String,
 }
 
-/// Takes an answer's body for what it should be.
-type Reader<'a> = &'a mut dyn FnMut(&mut dyn Read) -> serde_json::Result<()>;
-
-/// A request.
-pub(super) struct Call<'a> {
-    method: Method,
-    /// The verb, as rules name it.
-    pub(super) verb: &'a str,
-    pub(super) resource: Resource<'a>,
-    query: String,
-    accept: &'a str,
-    /// Media type and text.
-    body: Option<(&'a str, Vec<u8>)>,
-    limit: u64,
+impl From<Failure> for Error {
+    fn from(failure: Failure) -> Self {
+        Self::Source(failure.line)
+    }
 }
 
-/// The API server.
+/// How one try ended, if not well.
+enum Trouble {
+    Final(Failure),
+    /// It may go better soon; the server perhaps said when.
+    Passing(String, Option<Duration>),
+}
+
+/// The API server. Clones share connections.
 #[derive(Clone)]
 pub(crate) struct Client {
     agent: Agent,
-    pub(super) credentials: Rc<Credentials>,
+    credentials: Rc<Credentials>,
     deadline: Instant,
 }
 
 impl Client {
-    /// Reads token and certificates, and asks nobody yet.
+    /// Reads token and certificates, and sends nothing yet.
     ///
     /// # Errors
     /// [`Error::Usage`] for a wrong setting, [`Error::Source`] for a file that cannot be used.
-    pub(super) fn new(access: &Access) -> Result<Self, Error> {
-        let mut credentials = Credentials::new(access)?;
-        let config = Config::builder()
-            .tls_config(credentials.tls.take().unwrap_or_default())
+    pub(crate) fn new(access: &Access, deadline: Instant) -> Result<Self, Error> {
+        let credentials = Credentials::new(access)?;
+        let config = Agent::config_builder()
+            .tls_config(credentials.tls.clone())
             .http_status_as_error(false)
             .max_redirects(0)
             .max_redirects_will_error(false)
@@ -96,231 +106,140 @@ impl Client {
         Ok(Self {
             agent: Agent::new_with_config(config),
             credentials: Rc::new(credentials),
-            deadline: Instant::now(),
-        })
-    }
-
-    /// The same server and connections; after `deadline` nothing is waited for.
-    pub(super) fn until(&self, deadline: Instant) -> Self {
-        Self {
             deadline,
-            ..self.clone()
-        }
-    }
-
-    /// One object.
-    ///
-    /// # Errors
-    /// Whatever keeps it from being read whole.
-    pub(crate) fn get<T: DeserializeOwned>(
-        &self,
-        resource: Resource<'_>,
-        shape: Shape,
-    ) -> Result<T, Failure> {
-        self.send(&Call {
-            method: Method::GET,
-            verb: "get",
-            resource,
-            query: String::new(),
-            accept: match shape {
-                Shape::Metadata => PARTIAL,
-                Shape::Whole => JSON,
-            },
-            body: None,
-            limit: OBJECT_BYTES,
         })
     }
 
-    /// All objects that are selected, at most `most`, as of one moment.
+    /// One object, in full ([`JSON`]) or its [`METADATA`].
     ///
     /// # Errors
-    /// Whatever keeps the list from being read whole, and more than `most`.
+    /// Anything that keeps it from being read completely.
+    pub(crate) fn get<T: DeserializeOwned>(&self, path: &str, accept: &str) -> Result<T, Failure> {
+        self.send(&Method::GET, path, accept, None)
+    }
+
+    /// The metadata of all objects with these labels, at most `most`, as of one moment.
+    ///
+    /// # Errors
+    /// Anything that keeps the list from being read completely, and more than `most`.
     pub(crate) fn list<T: DeserializeOwned>(
         &self,
-        resource: Resource<'_>,
-        selector: Selector<'_>,
-        shape: Shape,
+        path: &str,
+        labels: &str,
         most: usize,
     ) -> Result<Vec<T>, Failure> {
-        let selection = match selector {
-            Selector::Label(text) => format!("?labelSelector={}", percent_encode(text)),
-            Selector::Field(text) => format!("?fieldSelector={}", percent_encode(text)),
-        };
-        let mut restarts = 0;
-        let mut found = Vec::new();
-        let mut query = format!("{selection}&limit={PAGE}");
+        #[derive(Deserialize)]
+        struct Page<T> {
+            #[serde(default)]
+            metadata: Place,
+            items: Vec<T>,
+        }
+        #[derive(Default, Deserialize)]
+        #[serde(default)]
+        struct Place {
+            /// Where the next page starts; empty at the end.
+            r#continue: String,
+        }
+        let first = format!("{path}?labelSelector={}&limit={PAGE}", encoded(labels));
+        let (mut restarts, mut found, mut page) = (0, Vec::new(), first.clone());
         loop {
-            let page: Result<List<T>, Failure> = self.send(&Call {
-                method: Method::GET,
-                verb: "list",
-                resource,
-                query: query.clone(),
-                accept: match shape {
-                    Shape::Metadata => PARTIAL_LIST,
-                    Shape::Whole => JSON,
-                },
-                body: None,
-                limit: LIST_BYTES,
-            });
-            let mut page = match page {
+            let answer = self.send(&Method::GET, &page, METADATA_LIST, None);
+            let mut answer: Page<T> = match answer {
                 Err(failure) if failure.status == Some(410) && restarts < RESTARTS => {
                     restarts += 1;
                     found.clear();
-                    query = format!("{selection}&limit={PAGE}");
+                    page.clone_from(&first);
                     continue;
                 }
-                page => page?,
+                answer => answer?,
             };
-            found.append(&mut page.items);
+            found.append(&mut answer.items);
             if found.len() > most {
-                return Err(Failure {
-                    status: None,
-                    is_missing: false,
-                    line: self.line(
-                        &format!("{}{selection}", resource.path()),
-                        &format!("there are more than {most}: select fewer"),
-                    ),
-                });
+                return Err(
+                    self.failure(path, &format!("there are more than {most}: select fewer"))
+                );
             }
-            if page.metadata.cursor.is_empty() {
+            if answer.metadata.r#continue.is_empty() {
                 return Ok(found);
             }
-            let cursor = percent_encode(&page.metadata.cursor);
-            query = format!("{selection}&limit={PAGE}&continue={cursor}");
+            page = format!("{first}&continue={}", encoded(&answer.metadata.r#continue));
         }
     }
 
-    /// Creates `object` among those that `resource` means.
+    /// Creates or changes an object: tries until there is a final answer, or the deadline leaves no room
+    /// for another try. `body` is a media type and a document.
     ///
     /// # Errors
-    /// Whatever keeps it from being created; 409 also if an earlier try did create it and its
-    /// answer was lost.
-    pub(crate) fn create(
+    /// Anything that keeps it from being done. 409 for a creation also if an earlier try did it and its
+    /// answer was lost; 422 if a test in a JSON patch does not hold.
+    pub(crate) fn send<T: DeserializeOwned>(
         &self,
-        resource: Resource<'_>,
-        object: &impl Serialize,
-    ) -> Result<(), Failure> {
-        self.tell(Method::POST, "create", resource, JSON, object)
-    }
-
-    /// Changes an object.
-    ///
-    /// # Errors
-    /// Whatever keeps it from being changed; 422 if a test in a JSON patch does not hold.
-    pub(crate) fn patch(
-        &self,
-        resource: Resource<'_>,
-        kind: Patch,
-        change: &impl Serialize,
-    ) -> Result<(), Failure> {
-        let media_type = match kind {
-            Patch::Json => "application/json-patch+json",
-            Patch::Merge => "application/merge-patch+json",
-        };
-        self.tell(Method::PATCH, "patch", resource, media_type, change)
-    }
-
-    fn tell(
-        &self,
-        method: Method,
-        verb: &str,
-        resource: Resource<'_>,
-        media_type: &str,
-        body: &impl Serialize,
-    ) -> Result<(), Failure> {
-        let body = serde_json::to_vec(body).expect("plain data");
-        let answer: Result<IgnoredAny, Failure> = self.send(&Call {
-            method,
-            verb,
-            resource,
-            query: String::new(),
-            accept: PARTIAL,
-            body: Some((media_type, body)),
-            limit: OBJECT_BYTES,
-        });
-        answer.map(|_| ())
-    }
-
-    fn send<T: DeserializeOwned>(&self, call: &Call<'_>) -> Result<T, Failure> {
-        let mut answer = None;
-        self.exchange(call, &mut |body| {
-            answer = Some(serde_json::from_reader(body)?);
-            Ok(())
-        })?;
-        Ok(answer.expect("what was read"))
-    }
-
-    /// Tries until there is a final answer, or the deadline leaves no room for another try.
-    fn exchange(&self, call: &Call<'_>, read: Reader<'_>) -> Result<(), Failure> {
-        let path = format!("{}{}", call.resource.path(), call.query);
-        let failed = |why: &str| Failure {
-            status: None,
-            is_missing: false,
-            line: self.line(&path, why),
-        };
+        method: &Method,
+        path: &str,
+        accept: &str,
+        body: Option<(&str, &Value)>,
+    ) -> Result<T, Failure> {
         let mut tries = 0;
         loop {
             let left = self.deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                return Err(failed("the deadline of the pass is over"));
+                return Err(self.failure(path, "the deadline of the pass is over"));
             }
-            let (why, after) = match self.once(call, &path, left, read) {
-                Ok(()) => return Ok(()),
+            let (reason, after) = match self.once(method, path, accept, body, left) {
+                Ok(answer) => return Ok(answer),
                 Err(Trouble::Final(failure)) => return Err(failure),
-                Err(Trouble::Passing(why, after)) => (why, after),
+                Err(Trouble::Passing(reason, after)) => (reason, after),
             };
             let pause = after.map_or_else(|| backoff(tries), |after| after + backoff(0));
             tries += 1;
             if pause >= self.deadline.saturating_duration_since(Instant::now()) {
-                let times = if tries == 1 { "once" } else { "several times" };
-                return Err(failed(&format!(
-                    "{why} (tried {times}, and the deadline of the pass is near): is the API \
-                     server up, and reached from here?"
-                )));
+                let reason = format!(
+                    "{reason} (tries: {tries}; the deadline of the pass is near): is the API server up, and reached from here?"
+                );
+                return Err(self.failure(path, &reason));
             }
             log::debug!(
                 "{}",
-                self.line(&path, &format!("{why}: again in {pause:?}"))
+                self.line(path, &format!("{reason}: again in {pause:?}"))
             );
             thread::sleep(pause);
         }
     }
 
-    fn once(
+    fn once<T: DeserializeOwned>(
         &self,
-        call: &Call<'_>,
+        method: &Method,
         path: &str,
+        accept: &str,
+        body: Option<(&str, &Value)>,
         left: Duration,
-        read: Reader<'_>,
-    ) -> Result<(), Trouble> {
-        let uri = format!("{}{path}", self.credentials.server);
-        let uri = Uri::try_from(uri).map_err(|error| self.give_up(path, &error.to_string()))?;
+    ) -> Result<T, Trouble> {
         let mut request = Request::builder()
-            .method(call.method.clone())
-            .uri(uri)
-            .header(ACCEPT, call.accept);
+            .method(method)
+            .uri(format!("{}{path}", self.credentials.server))
+            .header(ACCEPT, accept);
         if let Some(authorization) = &self.credentials.authorization {
             request = request.header(AUTHORIZATION, authorization);
         }
-        // Half of what is left, so that a server that says nothing leaves time for another try.
+        // Half of the time left, so that a silent server leaves time for another try.
         let time = (left / 2).max(LEAST_TRY).min(left);
-        let sent = match &call.body {
-            Some((media_type, body)) => request
-                .header(CONTENT_TYPE, *media_type)
-                .body(body.as_slice())
-                .map_err(ureq::Error::from)
-                .and_then(|request| self.run(request, time)),
-            None => request
-                .body(())
-                .map_err(ureq::Error::from)
-                .and_then(|request| self.run(request, time)),
+        let sent = match body {
+            Some((media_type, document)) => {
+                let request = request.header(CONTENT_TYPE, media_type);
+                self.run(request.body(document.to_string()), time)
+            }
+            None => self.run(request.body(()), time),
         };
         let mut response = sent.map_err(|error| self.trouble(path, error))?;
         if !response.status().is_success() {
-            return Err(self.refusal(call, path, &mut response));
+            return Err(self.refusal(path, &mut response));
         }
-        let body = response.body_mut().with_config().limit(call.limit).reader();
-        read(&mut BufReader::new(body)).map_err(|error| {
+        let body = response
+            .body_mut()
+            .with_config()
+            .limit(ANSWER_BYTES)
+            .reader();
+        serde_json::from_reader(BufReader::new(body)).map_err(|error| {
             if error.is_io() {
                 self.trouble(path, io::Error::from(error).into())
             } else if error.is_eof() {
@@ -329,27 +248,121 @@ impl Client {
                 let place = format!("line {} column {}", error.line(), error.column());
                 self.give_up(
                     path,
-                    &format!("at {place} the answer makes no sense: {WHO}"),
+                    &format!("the answer makes no sense at {place}: {WHICH_SERVER}"),
                 )
             }
         })
     }
 
-    fn run(
+    fn run<B: ureq::AsSendBody>(
         &self,
-        request: Request<impl ureq::AsSendBody>,
+        request: Result<Request<B>, ureq::http::Error>,
         time: Duration,
     ) -> Result<Response<Body>, ureq::Error> {
-        let request = self
-            .agent
-            .configure_request(request)
-            .timeout_global(Some(time))
-            .build();
-        self.agent.run(request)
+        let request = self.agent.configure_request(request?);
+        self.agent.run(request.timeout_global(Some(time)).build())
+    }
+
+    /// The meaning of an answer other than success: the server's own words where it has some.
+    fn refusal(&self, path: &str, response: &mut Response<Body>) -> Trouble {
+        #[derive(Default, Deserialize)]
+        #[serde(default)]
+        struct Status {
+            reason: String,
+            message: String,
+            details: Details,
+        }
+        #[derive(Default, Deserialize)]
+        #[serde(default)]
+        struct Details {
+            name: String,
+        }
+        let code = response.status();
+        if code.as_u16() == 429 || (code.is_server_error() && code.as_u16() != 501) {
+            let after = response.headers().get(RETRY_AFTER);
+            let seconds = after.and_then(|after| after.to_str().ok()?.trim().parse().ok());
+            let after = seconds.map(|seconds: u32| Duration::from_secs(seconds.into()));
+            return Trouble::Passing(code.to_string(), after);
+        }
+        let body = response
+            .body_mut()
+            .with_config()
+            .limit(64 * 1024)
+            .read_to_vec();
+        let status = body
+            .ok()
+            .and_then(|body| serde_json::from_slice(&body).ok());
+        let status: Status = status.unwrap_or_default();
+        let secret = self.credentials.secret.as_deref();
+        let repeats_token = secret.is_some_and(|secret| status.message.contains(secret));
+        let reason = match code.as_u16() {
+            300..=399 => "a redirect, which is not followed with a token: correct --api-server",
+            _ if !status.message.is_empty() && !repeats_token => &status.message,
+            401 => "the API server does not accept the token: is it expired, or another cluster's?",
+            404 => WHICH_SERVER,
+            _ => "the API server gives no reason",
+        };
+        Trouble::Final(Failure {
+            status: Some(code.as_u16()),
+            is_missing: code.as_u16() == 404
+                && status.reason == "NotFound"
+                && path.ends_with(&format!("/{}", status.details.name)),
+            line: self.line(path, &format!("{code}: {reason}")),
+        })
+    }
+
+    /// The meaning of an error below HTTP.
+    fn trouble(&self, path: &str, error: ureq::Error) -> Trouble {
+        let tls = match &error {
+            ureq::Error::Rustls(error) => Some(error),
+            ureq::Error::Io(error) => error.get_ref().and_then(|e| e.downcast_ref()),
+            _ => None,
+        };
+        if let Some(tls) = tls {
+            let ca = &self.credentials.ca;
+            let hint = match tls {
+                rustls::Error::InvalidCertificate(_) => {
+                    format!("the server's certificate is checked against {ca} (--ca-file)")
+                }
+                _ => "is --api-server an https server?".to_owned(),
+            };
+            return self.give_up(path, &format!("TLS: {tls}: {hint}"));
+        }
+        match error {
+            ureq::Error::Io(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                Trouble::Passing("the server closed the connection".to_owned(), None)
+            }
+            ureq::Error::Timeout(_) => Trouble::Passing("no answer in time".to_owned(), None),
+            ureq::Error::Io(_) | ureq::Error::HostNotFound | ureq::Error::ConnectionFailed => {
+                Trouble::Passing(error.to_string(), None)
+            }
+            error => self.give_up(path, &format!("{error}: {WHICH_SERVER}")),
+        }
+    }
+
+    /// That an answer cannot be used: why.
+    pub(crate) fn failure(&self, path: &str, reason: &str) -> Failure {
+        Failure {
+            status: None,
+            is_missing: false,
+            line: self.line(path, reason),
+        }
+    }
+
+    fn give_up(&self, path: &str, reason: &str) -> Trouble {
+        Trouble::Final(self.failure(path, reason))
+    }
+
+    fn line(&self, path: &str, reason: &str) -> String {
+        printable(&format!("{}{path}: {reason}", self.credentials.server))
     }
 }
 
-/// How long to wait after `tries` tries: twice as long each time, and never the same on two nodes.
+fn encoded(text: &str) -> String {
+    utf8_percent_encode(text, RESERVED).to_string()
+}
+
+/// The pause after `tries` tries: twice as long each time, and never the same on two nodes.
 fn backoff(tries: u32) -> Duration {
     let (first, longest) = PAUSES;
     let pause = first.saturating_mul(1 << tries.min(10)).min(longest);

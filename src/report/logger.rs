@@ -1,17 +1,17 @@
 //! The log on stderr: text for people, or one JSON event a line for collectors.
 
 use std::collections::BTreeMap;
-use std::io::Write;
+use std::io::{IsTerminal as _, Write as _};
 
 use env_logger::{Builder, Target};
 use log::kv::{Key, Value, VisitSource};
 use log::{LevelFilter, Record};
 
-use crate::clock::Time;
-use crate::settings::LogFormat;
+use crate::outcome::{Outcome, Severity};
+use crate::time::Time;
 
-/// Starts the log; `RUST_LOG` sets the level, info by default.
-pub(crate) fn start(format: LogFormat) {
+/// Starts the log; `RUST_LOG` sets the level, info by default. A terminal shows no times.
+pub(crate) fn start(json: bool) {
     let mut builder = Builder::new();
     builder
         .filter_level(LevelFilter::Info)
@@ -19,23 +19,44 @@ pub(crate) fn start(format: LogFormat) {
         .filter_module("rustls", LevelFilter::Warn)
         .parse_env("RUST_LOG")
         .target(Target::Stderr);
-    match format {
-        LogFormat::Text => builder.format(|out, record| {
-            let level = match record.level() {
-                log::Level::Error => "error: ",
-                log::Level::Warn => "warning: ",
-                _ => "",
-            };
-            writeln!(out, "{} {level}{}", Time::now(), record.args())
-        }),
-        LogFormat::Json => builder.format(|out, record| writeln!(out, "{}", json(record))),
-    };
+    let plain = std::io::stderr().is_terminal();
+    builder.format(move |out, record| {
+        if json {
+            return writeln!(out, "{}", event(record));
+        }
+        let level = match record.level() {
+            log::Level::Error => "error: ",
+            log::Level::Warn => "warning: ",
+            _ => "",
+        };
+        let time = if plain {
+            String::new()
+        } else {
+            format!("{} ", Time::now())
+        };
+        writeln!(out, "{time}{level}{}", record.args())
+    });
     // A second start in one process would be a bug, and the first log serves as well.
     let _ = builder.try_init();
 }
 
-/// One event: time, level, message, and what the event names (profile, action, reason).
-fn json(record: &Record) -> String {
+/// Logs `outcome`, a problem as a warning.
+pub(crate) fn outcome(outcome: &Outcome) {
+    let level = match outcome.severity {
+        Severity::Problem => log::Level::Warn,
+        _ => log::Level::Info,
+    };
+    log::log!(
+        level,
+        profile = outcome.profile.as_str(),
+        action:% = outcome.kind,
+        reason = outcome.message.as_str();
+        "{outcome}"
+    );
+}
+
+/// One event: time, level, message, and its names (profile, action, reason).
+fn event(record: &Record) -> String {
     struct Fields(BTreeMap<String, String>);
     impl<'kvs> VisitSource<'kvs> for Fields {
         fn visit_pair(&mut self, key: Key<'kvs>, value: Value<'kvs>) -> Result<(), log::kv::Error> {

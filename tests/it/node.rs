@@ -57,7 +57,7 @@ impl Node {
             let path = format!("sys/kernel/security/apparmor/features/{file}");
             node.write(&path, format!("{text}\n"));
         }
-        for file in ["profiles", ".replace", ".remove"] {
+        for file in ["profiles", ".load", ".replace", ".remove"] {
             node.write(&format!("sys/kernel/security/apparmor/{file}"), "");
         }
         node.write("sys/kernel/security/apparmor/revision", "1\n");
@@ -275,8 +275,6 @@ impl Node {
             .arg("--root")
             .arg(&self.root)
             .env("ARMORER_BASE", self.path("base"))
-            // What would be written to a kernel that loads nothing is seen on a real one only.
-            .env("ARMORER_CONFINE_COMPILER", "never")
             .current_dir(&self.root);
         command
     }

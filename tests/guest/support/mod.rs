@@ -58,9 +58,6 @@ impl Case {
         for name in FOREIGN {
             kernel::replace(&compile(&format!("profile \"{name}\" {{ file, signal, }}")));
         }
-        if !kernel::is_loaded("armorer.compiler") {
-            load_own();
-        }
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let dir = PathBuf::from(format!("/tmp/case-{}-{count}", std::process::id()));
         fs::create_dir_all(dir.join("source")).unwrap();
@@ -110,19 +107,6 @@ impl Case {
     pub(crate) fn state(&self) -> String {
         fs::read_to_string(self.dir.join("state/state.json")).unwrap_or_default()
     }
-}
-
-/// Has armorer's own profile loaded, so that cases can count what they themselves cause.
-fn load_own() {
-    let dir = "/tmp/case-own";
-    fs::create_dir_all(format!("{dir}/source")).unwrap();
-    let mut command = Command::new(std::env::var("ARMORER_BIN").unwrap());
-    command
-        .args(["reconcile", &format!("{dir}/source")])
-        .env("ARMORER_STATE_DIR", format!("{dir}/state"));
-    run(command).exits(0);
-    fs::remove_dir_all(dir).unwrap();
-    assert!(kernel::is_loaded("armorer.compiler"));
 }
 
 impl Drop for Case {

@@ -1,0 +1,38 @@
+//! The question of a process without any right: is a profile loaded?
+
+use std::io::{self, Write as _};
+use std::path::Path;
+
+use fs_err as fs;
+
+use crate::error::Error;
+
+/// Asks the kernel whether this process might change to `name`: it answers ENOENT where no such
+/// profile is loaded, and success or EACCES where one is. A question about a missing profile leaves
+/// an audit record.
+///
+/// # Errors
+/// The kernel has no AppArmor, or this process' own profile keeps it from asking.
+pub(crate) fn is_loaded(name: &str) -> Result<bool, Error> {
+    const PLACES: [&str; 2] = [
+        "/proc/self/attr/apparmor/current",
+        "/proc/self/attr/current",
+    ];
+    let place = PLACES.iter().find(|place| Path::new(place).exists());
+    let place = place.unwrap_or(&PLACES[1]);
+    let mut file = fs::OpenOptions::new().write(true).open(place).map_err(|error| {
+        Error::Node(format!(
+            "cannot ask the kernel for loaded profiles ({error}): run this container under RuntimeDefault or Unconfined, or with --from kernel"
+        ))
+    })?;
+    match file.write(format!("permprofile {name}").as_bytes()) {
+        Ok(_) => Ok(true),
+        Err(error) => match error.kind() {
+            io::ErrorKind::NotFound => Ok(false),
+            io::ErrorKind::PermissionDenied => Ok(true),
+            _ => Err(Error::Node(format!(
+                "this kernel answers no question about AppArmor ({error}): boot the node with AppArmor (kernel parameters `apparmor=1 security=apparmor`)"
+            ))),
+        },
+    }
+}

@@ -1,0 +1,440 @@
+//! The processes that each profile confines: a scan of /proc that knows whether it is complete.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::fmt::Write as _;
+use std::mem::MaybeUninit;
+use std::path::Path;
+
+use rustix::fd::{AsFd, OwnedFd};
+use rustix::fs::{CWD, Mode, OFlags, PROC_SUPER_MAGIC, RawDir, fstatfs, openat};
+use rustix::io::{Errno, read};
+
+use crate::profile::{is_within, printable};
+
+/// New processes are looked for this often; a node that starts them faster is reported.
+const ROUNDS: usize = 64;
+
+/// The kernel's mark of its own threads in `/proc/PID/stat` (`PF_KTHREAD`, include/linux/sched.h).
+const KERNEL_THREAD: u64 = 0x0020_0000;
+
+/// The programs that start others under a profile, as their processes call themselves: each may hold
+/// one in `attr/exec`, which other processes cannot read.
+///
+/// Seen between create and start of a container: `runc:[2:INIT]`; `crun` or, from a file system where
+/// it cannot bind-mount itself, `memfd:crun_clon`. From their source: `youki:[2:INIT]`, `krun`,
+/// `sysbox-runc`, `lxc-start`; systemd's executor is `(NAME)`, see [`is_executor`].
+const RUNTIMES: [&str; 6] = ["runc", "crun", "youki", "krun", "sysbox-runc", "lxc-start"];
+
+/// The result of one look at all processes.
+#[derive(Debug, Default)]
+pub(crate) struct Scan {
+    /// The confined ones: one entry for each different label of a process' threads.
+    pub(crate) processes: Vec<Confined>,
+    /// Runtimes at work, with pid and name: each may be about to execute a program under any profile.
+    pub(crate) armed: Vec<(u32, String)>,
+    /// Why processes may be missing, in one line. A missing one may be confined by any profile.
+    pub(crate) incomplete: Option<String>,
+}
+
+/// A process and a label that a thread of it has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Confined {
+    /// Its id, in the pid namespace of the scanned /proc.
+    pub(crate) pid: u32,
+    /// What it calls itself: at most 15 bytes.
+    pub(crate) comm: String,
+    /// As the kernel prints it, with the mode: `NAME (enforce)`, `A//&B (mixed)`.
+    pub(crate) label: String,
+}
+
+impl Confined {
+    /// The label without its mode: `NAME`, `A//&B`.
+    fn names(&self) -> &str {
+        match self.label.rsplit_once(" (") {
+            Some((names, mode)) if mode.ends_with(')') => names,
+            _ => &self.label,
+        }
+    }
+
+    /// The profiles of the label: one, or those of a stack; without mode and policy namespace.
+    pub(crate) fn profiles(&self) -> impl Iterator<Item = &str> {
+        self.names().split("//&").map(|name| {
+            // `:NAMESPACE:NAME` or `:NAMESPACE://NAME`
+            name.strip_prefix(':')
+                .and_then(|rest| rest.split_once(':'))
+                .map_or(name, |(_, name)| name.trim_start_matches("//"))
+        })
+    }
+
+    /// Whether it holds `profile`, a child of it, or a stack with either. The whole label counts too:
+    /// the name of a child that another program loaded may begin with `&`, which looks like a stack.
+    fn uses(&self, profile: &str) -> bool {
+        let mut names = self.profiles().chain([self.names()]);
+        names.any(|name| is_within(name, profile))
+    }
+}
+
+impl Scan {
+    /// The processes that use `profile`, each once.
+    pub(crate) fn users_of(&self, profile: &str) -> BTreeMap<u32, &str> {
+        let users = self
+            .processes
+            .iter()
+            .filter(|process| process.uses(profile));
+        users.map(|process| (process.pid, &*process.comm)).collect()
+    }
+
+    /// How many processes hold each profile; a child's count for its parents too.
+    pub(crate) fn counts(&self) -> BTreeMap<&str, usize> {
+        let mut users: BTreeMap<&str, BTreeSet<u32>> = BTreeMap::new();
+        for process in &self.processes {
+            for name in process.profiles() {
+                let parents = name.match_indices("//").map(|(at, _)| &name[..at]);
+                for holder in parents.chain([name]) {
+                    users.entry(holder).or_default().insert(process.pid);
+                }
+            }
+        }
+        users
+            .into_iter()
+            .map(|(name, pids)| (name, pids.len()))
+            .collect()
+    }
+
+    /// The users of `profile`, as in `3 processes (1234 sleep, 1235 sh, …)`; none where there are none.
+    pub(crate) fn users_in_words(&self, profile: &str) -> Option<String> {
+        const SHOWN: usize = 3;
+        let users = self.users_of(profile);
+        let named = users.iter().take(SHOWN);
+        let mut named: Vec<String> = named
+            .map(|(pid, comm)| format!("{pid} {}", printable(comm)))
+            .collect();
+        if users.len() > SHOWN {
+            named.push("…".into());
+        }
+        let plural = if users.len() == 1 { "" } else { "es" };
+        (!users.is_empty())
+            .then(|| format!("{} process{plural} ({})", users.len(), named.join(", ")))
+    }
+
+    /// The first runtime that may be starting a container, in words.
+    pub(crate) fn armed_in_words(&self) -> Option<String> {
+        let (pid, comm) = self.armed.first()?;
+        Some(format!(
+            "a program is being started by {} (pid {pid}), under a profile that cannot be determined",
+            printable(comm)
+        ))
+    }
+
+    fn miss(&mut self, why: impl FnOnce() -> String) {
+        self.incomplete.get_or_insert_with(why);
+    }
+}
+
+/// Reads the label of every thread of every process in `proc`.
+pub(crate) fn scan(proc: &Path) -> Scan {
+    let mut scan = Scan::default();
+    match openat(CWD, proc, folder_flags(), Mode::empty()) {
+        Err(error) => scan.miss(|| format!("cannot open {}: {error}", proc.display())),
+        Ok(folder) => {
+            let other = fstatfs(&folder).is_ok_and(|fs| fs.f_type != PROC_SUPER_MAGIC);
+            if !other && let Err(why) = shows_all(proc) {
+                scan.miss(|| why);
+            }
+            let mut scanner = Scanner::new(folder, scan);
+            scanner.all(proc);
+            scan = scanner.scan;
+        }
+    }
+    scan
+}
+
+struct Scanner {
+    proc: OwnedFd,
+    /// The file with a thread's label, below the thread's folder.
+    attribute: &'static str,
+    path: String,
+    buffer: Vec<u8>,
+    scan: Scan,
+}
+
+impl Scanner {
+    fn new(proc: OwnedFd, scan: Scan) -> Self {
+        let mut scanner = Self {
+            proc,
+            attribute: "attr/apparmor/current",
+            path: String::new(),
+            buffer: vec![0; 4096],
+            scan,
+        };
+        // Linux before 5.1 has only the file that all security modules share.
+        let first = openat(
+            &scanner.proc,
+            "1/attr/apparmor",
+            folder_flags(),
+            Mode::empty(),
+        );
+        if first.is_err_and(gone) {
+            scanner.attribute = "attr/current";
+        }
+        scanner
+    }
+
+    fn all(&mut self, proc: &Path) {
+        let mut seen = HashSet::new();
+        let mut first_process = false;
+        for _ in 0..ROUNDS {
+            let processes = openat(&self.proc, ".", folder_flags(), Mode::empty())
+                .and_then(|folder| numbered(&folder));
+            let processes = match processes {
+                Ok(processes) => processes,
+                Err(error) => {
+                    self.scan
+                        .miss(|| format!("cannot list {}: {error}", proc.display()));
+                    return;
+                }
+            };
+            let mut new = false;
+            for (pid, inode) in processes {
+                if !seen.insert((pid, inode)) {
+                    continue;
+                }
+                new = true;
+                match self.process(pid) {
+                    Ok(read) => first_process |= pid == 1 && read,
+                    Err(error) => self.scan.miss(|| {
+                        format!(
+                            "cannot read the label of process {pid} in {}: {error}",
+                            proc.display()
+                        )
+                    }),
+                }
+            }
+            if !new {
+                if !first_process {
+                    self.scan
+                        .miss(|| format!("process 1 is not shown in {}", proc.display()));
+                }
+                return;
+            }
+        }
+        self.scan
+            .miss(|| format!("processes start faster than {} can be read", proc.display()));
+    }
+
+    /// Whether any thread of the process was still there.
+    fn process(&mut self, pid: u32) -> Result<bool, Errno> {
+        // Before the labels: a runtime has them changed by its exec, which changes the name too.
+        let comm = match self.comm(pid) {
+            Err(error) if gone(error) => return Ok(false),
+            comm => comm?,
+        };
+        if is_runtime(&comm) || self.was_started_as_runtime(pid, &comm) {
+            self.scan.armed.push((pid, comm.clone()));
+        }
+        let first = self.scan.processes.len();
+        let mut seen = BTreeSet::new();
+        let mut any = false;
+        for _ in 0..ROUNDS {
+            self.set_path(format_args!("{pid}/task"));
+            let task = openat(&self.proc, &self.path, folder_flags(), Mode::empty());
+            let threads = task.as_ref().map_err(|error| *error).and_then(numbered);
+            let (task, threads) = match (task, threads) {
+                (Err(error), _) | (_, Err(error)) if gone(error) => return Ok(any),
+                (task, threads) => (task?, threads?),
+            };
+            // A thread that has gone can have started another one meanwhile.
+            let mut vanished = false;
+            for (thread, _) in threads {
+                if !seen.insert(thread) {
+                    continue;
+                }
+                let attribute = self.attribute;
+                self.set_path(format_args!("{thread}/{attribute}"));
+                let label = match read_text(&task, &self.path, &mut self.buffer) {
+                    Err(error) if gone(error) => {
+                        vanished = true;
+                        continue;
+                    }
+                    label => label?,
+                };
+                any = true;
+                let known = &self.scan.processes[first..];
+                if label != "unconfined" && known.iter().all(|known| known.label != label) {
+                    self.scan.processes.push(Confined {
+                        pid,
+                        comm: comm.clone(),
+                        label,
+                    });
+                }
+            }
+            if !vanished {
+                return Ok(any);
+            }
+        }
+        // Its threads come and go faster than they can be read.
+        Err(Errno::AGAIN)
+    }
+
+    fn comm(&mut self, pid: u32) -> Result<String, Errno> {
+        self.set_path(format_args!("{pid}/comm"));
+        read_text(&self.proc, &self.path, &mut self.buffer)
+    }
+
+    /// A program started by its descriptor is called by that number.
+    fn was_started_as_runtime(&mut self, pid: u32, comm: &str) -> bool {
+        if comm.is_empty() || !comm.bytes().all(|byte| byte.is_ascii_digit()) {
+            return false;
+        }
+        self.set_path(format_args!("{pid}/cmdline"));
+        let Ok(line) = read_text(&self.proc, &self.path, &mut self.buffer) else {
+            return true;
+        };
+        let program = line.split('\0').next().unwrap_or_default();
+        is_runtime(program.rsplit('/').next().unwrap_or_default())
+    }
+
+    fn set_path(&mut self, path: std::fmt::Arguments) {
+        self.path.clear();
+        // Writing to a String cannot fail.
+        let _ = self.path.write_fmt(path);
+    }
+}
+
+fn folder_flags() -> OFlags {
+    OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC
+}
+
+/// The process or thread has ended.
+fn gone(error: Errno) -> bool {
+    matches!(error, Errno::NOENT | Errno::SRCH)
+}
+
+/// The entries of an open folder that are numbers, with their inodes: a number that is given
+/// anew has another one.
+fn numbered(folder: &OwnedFd) -> Result<Vec<(u32, u64)>, Errno> {
+    let mut buffer = [MaybeUninit::uninit(); 8192];
+    let mut entries = RawDir::new(folder, &mut buffer);
+    let mut numbers = Vec::new();
+    while let Some(entry) = entries.next() {
+        let entry = entry?;
+        let number = entry.file_name().to_str().ok().and_then(|n| n.parse().ok());
+        numbers.extend(number.map(|number| (number, entry.ino())));
+    }
+    Ok(numbers)
+}
+
+/// A file's text without the newline at its end.
+fn read_text(folder: impl AsFd, path: &str, buffer: &mut Vec<u8>) -> Result<String, Errno> {
+    let file = openat(
+        folder,
+        path,
+        OFlags::RDONLY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )?;
+    let mut length = 0;
+    loop {
+        if length == buffer.len() {
+            buffer.resize(2 * length, 0);
+        }
+        match read(&file, &mut buffer[length..])? {
+            0 => break,
+            more => length += more,
+        }
+    }
+    let text = String::from_utf8_lossy(&buffer[..length]);
+    Ok(text.trim_end_matches(['\n', '\0']).to_owned())
+}
+
+/// Whether a process of this name may be starting a program under a profile.
+fn is_runtime(comm: &str) -> bool {
+    let comm = comm.strip_prefix("memfd:").unwrap_or(comm);
+    let ends = |rest: &str| !rest.starts_with(|c: char| c.is_ascii_alphanumeric());
+    is_executor(comm)
+        || RUNTIMES
+            .iter()
+            .any(|runtime| comm.strip_prefix(runtime).is_some_and(ends))
+}
+
+/// Whether this is a unit's process of systemd before its exec: `(NAME)`. Its helpers, which live on
+/// and execute nothing, are `(sd-…)` and `(udev-worker)`.
+fn is_executor(comm: &str) -> bool {
+    comm.starts_with('(')
+        && comm.ends_with(')')
+        && !comm.starts_with("(sd-")
+        && comm != "(udev-worker)"
+}
+
+/// Whether the process file system mounted at `proc` shows the whole node.
+fn shows_all(proc: &Path) -> Result<(), String> {
+    let mounts = std::fs::read("/proc/self/mountinfo")
+        .or_else(|_| std::fs::read(proc.join("self/mountinfo")))
+        .map_err(|error| format!("cannot read how {} is mounted: {error}", proc.display()))?;
+    let path = std::fs::canonicalize(proc)
+        .map_err(|error| format!("cannot resolve {}: {error}", proc.display()))?;
+    mount_shows_all(&String::from_utf8_lossy(&mounts), &path)?;
+    // Only the initial pid namespace has the kernel's thread 2.
+    let stat = std::fs::read_to_string(proc.join("2/stat")).unwrap_or_default();
+    if is_kernel_thread(&stat) {
+        Ok(())
+    } else {
+        Err(format!(
+            "{} shows only the processes of a container: mount the host's /proc and name it with --proc",
+            proc.display()
+        ))
+    }
+}
+
+/// `stat` is `PID (COMM) STATE PPID PGRP SESSION TTY TPGID FLAGS …` (`proc_pid_stat(5)`).
+fn is_kernel_thread(stat: &str) -> bool {
+    stat.rsplit_once(')')
+        .and_then(|(_, rest)| rest.split_whitespace().nth(6))
+        .and_then(|flags| flags.parse::<u64>().ok())
+        .is_some_and(|flags| flags & KERNEL_THREAD != 0)
+}
+
+/// Looks at the options of the mount that covers `proc`, in the format of
+/// `proc_pid_mountinfo(5)`: `ID PARENT DEVICE ROOT POINT OPTIONS [TAG…] - TYPE SOURCE OPTIONS`.
+fn mount_shows_all(mountinfo: &str, proc: &Path) -> Result<(), String> {
+    let covering = mountinfo
+        .lines()
+        .filter_map(|line| {
+            let (mount, file_system) = line.split_once(" - ")?;
+            let point = unescape(mount.split(' ').nth(4)?);
+            let depth = Path::new(&point).components().count();
+            proc.starts_with(&point).then_some((depth, file_system))
+        })
+        // Of several at one place the last one is on top, and max_by_key takes the last.
+        .max_by_key(|(depth, _)| *depth);
+    let mut fields = covering.map_or("", |(_, fields)| fields).split(' ');
+    if fields.next() != Some("proc") {
+        return Err(format!("cannot find the mount of {}", proc.display()));
+    }
+    let hiding = fields.nth(1).unwrap_or_default().split(',').find(|option| {
+        match option.strip_prefix("hidepid=") {
+            Some(value) => !matches!(value, "0" | "off"),
+            None => option.starts_with("subset="),
+        }
+    });
+    match hiding {
+        None => Ok(()),
+        Some(option) => Err(format!(
+            "{} is mounted with {option}, which hides processes: mount it without",
+            proc.display()
+        )),
+    }
+}
+
+/// Spaces, tabs, newlines and backslashes stand as three octal digits.
+fn unescape(point: &str) -> String {
+    [
+        ("\\040", " "),
+        ("\\011", "\t"),
+        ("\\012", "\n"),
+        ("\\134", "\\"),
+    ]
+    .iter()
+    .fold(point.to_owned(), |text, (code, character)| {
+        text.replace(code, character)
+    })
+}

@@ -1,0 +1,53 @@
+//! The Kubernetes API: one client; what a node's events, taint and labels say.
+
+pub(crate) mod access;
+pub(crate) mod client;
+pub(crate) mod events;
+pub(crate) mod node;
+
+use serde::Deserialize;
+
+use access::Access;
+
+/// What a pass has to do with the API server besides its sources.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Settings {
+    pub(crate) access: Access,
+    /// The name of this node's object.
+    pub(crate) node: Option<String>,
+    /// This pod, in events.
+    pub(crate) pod: Option<String>,
+    /// Events on the node say what a pass did.
+    pub(crate) events: bool,
+    /// The taint that goes when the node is ready for the first time.
+    pub(crate) clear_taint: Option<String>,
+    /// Labels on the node say what is in force.
+    pub(crate) label_node: bool,
+}
+
+/// What every object has.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(crate) struct Metadata {
+    pub(crate) name: String,
+    pub(crate) namespace: String,
+    pub(crate) uid: String,
+    pub(crate) resource_version: String,
+}
+
+/// Whether `name` can be a Kubernetes object's: RFC 1123 labels with dots between them.
+pub(crate) fn is_dns(name: &str) -> bool {
+    name.len() <= 253 && name.split('.').all(is_dns_label)
+}
+
+/// Whether `label` is one RFC 1123 label, as a namespace's name is.
+pub(crate) fn is_dns_label(label: &str) -> bool {
+    let mut bytes = label.bytes();
+    (1..=63).contains(&label.len())
+        && !label.starts_with('-')
+        && !label.ends_with('-')
+        && bytes.all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,143 @@
+//! The Kubernetes node's object: the taint that keeps pods away until armorer is ready for the first
+//! time, and labels that say what is in force.
+//!
+//! The taint is set by whoever makes nodes (the kubelet's `--register-with-taints`, an autoscaler's
+//! settings); armorer only takes it away, once, and never puts it back.
+
+use serde::de::IgnoredAny;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use ureq::http::Method;
+
+use super::client::{Client, Failure, JSON, JSON_PATCH, MERGE_PATCH, METADATA};
+use super::{Metadata, is_dns};
+
+/// How often another program may change the taints between our look and our change.
+const TRIES: u32 = 5;
+
+/// What was last written to the node's object, and for which object and boot.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Memo {
+    pub(crate) boot_id: String,
+    /// A new pod looks again: perhaps the node was deleted and has joined anew.
+    pub(crate) pod: Option<String>,
+    /// The uid of the node's object.
+    pub(crate) uid: String,
+    /// The taint that was taken away, or was not there.
+    pub(crate) taint: Option<String>,
+    pub(crate) labels: Option<Labels>,
+}
+
+/// The values of `armorer/state` and `armorer/profiles`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Labels {
+    pub(crate) state: String,
+    pub(crate) profiles: String,
+}
+
+/// Whether `text` can be a taint's key: a name of at most 63 characters, perhaps with a domain and a
+/// slash before it.
+pub(crate) fn is_key(text: &str) -> bool {
+    let name = match text.split_once('/') {
+        Some((domain, name)) if is_dns(domain) => name,
+        Some(_) => return false,
+        None => text,
+    };
+    let is_end = |c: Option<char>| c.is_some_and(|c| c.is_ascii_alphanumeric());
+    let mut chars = name.chars();
+    name.len() <= 63
+        && is_end(name.chars().next())
+        && is_end(name.chars().last())
+        && chars.all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
+}
+
+#[derive(Debug, Deserialize)]
+struct Node {
+    metadata: Metadata,
+    #[serde(default)]
+    spec: Spec,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Spec {
+    taints: Vec<Value>,
+}
+
+fn path(node: &str) -> String {
+    format!("/api/v1/nodes/{node}")
+}
+
+/// Takes the taint `key` from the node, unless `memo` says that it was taken from this very object in
+/// this boot. Returns the node's uid, and whether there was a taint to take.
+///
+/// # Errors
+/// Anything that keeps it from being taken.
+pub(crate) fn clear_taint(
+    client: &Client,
+    node: &str,
+    key: &str,
+    memo: Option<&Memo>,
+) -> Result<(String, bool), Failure> {
+    let path = path(node);
+    let mut tries = 0;
+    loop {
+        let found: Node = client.get(&path, JSON)?;
+        let uid = found.metadata.uid;
+        let known = memo.filter(|memo| memo.uid == uid && memo.taint.as_deref() == Some(key));
+        let Some(patch) = untaint(&uid, &found.spec.taints, key).filter(|_| known.is_none()) else {
+            return Ok((uid, tries > 0));
+        };
+        tries += 1;
+        let body = Some((JSON_PATCH, &patch));
+        match client.send::<IgnoredAny>(&Method::PATCH, &path, METADATA, body) {
+            // A test did not hold: another program changed the taints meanwhile.
+            Err(failure) if failure.status == Some(422) && tries < TRIES => {}
+            sent => return sent.map(|_| (uid, true)),
+        }
+    }
+}
+
+/// The JSON patch that takes each taint with `key`, and fails as a whole where it would hit another
+/// taint or another node; none if there is no such taint.
+fn untaint(uid: &str, taints: &[Value], key: &str) -> Option<Value> {
+    let taints = taints.iter().enumerate();
+    let ours: Vec<_> = taints.filter(|(_, taint)| taint["key"] == key).collect();
+    let mut operations = vec![json!({"op": "test", "path": "/metadata/uid", "value": uid})];
+    for (n, taint) in &ours {
+        let path = format!("/spec/taints/{n}");
+        operations.push(json!({"op": "test", "path": path, "value": taint}));
+    }
+    // The last first: each removal moves those behind it.
+    for (n, _) in ours.iter().rev() {
+        operations.push(json!({"op": "remove", "path": format!("/spec/taints/{n}")}));
+    }
+    (!ours.is_empty()).then_some(Value::Array(operations))
+}
+
+/// Writes the labels of the set named `set` to the node; none: takes them away. Returns the node's uid.
+///
+/// # Errors
+/// Anything that keeps them from being written.
+pub(crate) fn label(
+    client: &Client,
+    node: &str,
+    set: &str,
+    labels: Option<&Labels>,
+) -> Result<String, Failure> {
+    let suffix = match set {
+        "default" => String::new(),
+        set => format!(".{set}"),
+    };
+    let patch = json!({"metadata": {"labels": {
+        format!("armorer/state{suffix}"): labels.map(|labels| &labels.state),
+        format!("armorer/profiles{suffix}"): labels.map(|labels| &labels.profiles),
+    }}});
+    #[derive(Deserialize)]
+    struct Answer {
+        metadata: Metadata,
+    }
+    let body = Some((MERGE_PATCH, &patch));
+    let answer: Answer = client.send(&Method::PATCH, &path(node), METADATA, body)?;
+    Ok(answer.metadata.uid)
+}

@@ -1,0 +1,209 @@
+//! The one vocabulary of outcomes: kinds, severity, message. Text, JSON, logs, metrics and events all
+//! print these words. Pure.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::profile::printable;
+
+/// What became of a profile.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Kind {
+    /// Loaded into the kernel.
+    Load,
+    /// Replaced in the kernel.
+    Replace,
+    /// Found loaded, and owned from now on.
+    Own,
+    /// Removed from the kernel.
+    Remove,
+    /// Its removal waits, and comes by itself.
+    Deferred,
+    /// Its removal waits for a person.
+    Blocked,
+    /// Its name is loaded by another program or belongs to another set.
+    Conflict,
+    /// Another program keeps changing it.
+    Contested,
+    /// Its text is not accepted; the last good version stays in force.
+    Refused,
+    /// The node, the kernel or another program kept it from being loaded or removed.
+    Failed,
+}
+
+/// What an outcome asks of a person.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Severity {
+    /// Nothing: it is done.
+    Done,
+    /// Patience.
+    Waiting,
+    /// A decision or a repair.
+    Problem,
+}
+
+/// Kind, its word, the sign in front of a line, and its severity.
+const KINDS: [(Kind, &str, char, Severity); 10] = [
+    (Kind::Load, "load", '+', Severity::Done),
+    (Kind::Replace, "replace", '~', Severity::Done),
+    (Kind::Own, "own", '=', Severity::Done),
+    (Kind::Remove, "remove", '-', Severity::Done),
+    (Kind::Deferred, "deferred", '…', Severity::Waiting),
+    (Kind::Blocked, "blocked", '!', Severity::Problem),
+    (Kind::Conflict, "conflict", '!', Severity::Problem),
+    (Kind::Contested, "contested", '!', Severity::Problem),
+    (Kind::Refused, "refused", '✗', Severity::Problem),
+    (Kind::Failed, "failed", '✗', Severity::Problem),
+];
+
+impl Kind {
+    /// The kinds that are problems.
+    pub(crate) fn problems() -> impl Iterator<Item = Self> {
+        let all = KINDS.into_iter();
+        all.filter_map(|(kind, _, _, severity)| (severity == Severity::Problem).then_some(kind))
+    }
+
+    pub(crate) const fn word(self) -> &'static str {
+        KINDS[self as usize].1
+    }
+
+    pub(crate) const fn severity(self) -> Severity {
+        KINDS[self as usize].3
+    }
+
+    /// Whether it changes the kernel.
+    pub(crate) const fn is_write(self) -> bool {
+        matches!(self, Self::Load | Self::Replace | Self::Remove)
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.word())
+    }
+}
+
+/// One line of a plan or of a pass.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct Outcome {
+    pub(crate) profile: String,
+    pub(crate) kind: Kind,
+    pub(crate) severity: Severity,
+    /// Why, and what to do next.
+    pub(crate) message: String,
+    /// Of a refusal, its word for machines.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) reason: Option<String>,
+    /// Whether it undoes another program's change.
+    #[serde(skip_serializing_if = "is_false")]
+    pub(crate) repair: bool,
+}
+
+impl Outcome {
+    pub(crate) fn new(profile: impl Into<String>, kind: Kind, message: impl Into<String>) -> Self {
+        Self {
+            profile: profile.into(),
+            kind,
+            severity: kind.severity(),
+            message: message.into(),
+            reason: None,
+            repair: false,
+        }
+    }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
+const fn is_false(value: &bool) -> bool {
+    !*value
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let sign = KINDS[self.kind as usize].2;
+        write!(f, "{sign} {:<9} ", self.kind)?;
+        f.write_str(&about(&self.profile, &self.message))
+    }
+}
+
+/// Why one text is not loaded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Refusal {
+    /// [`Kind::Refused`] for the text itself; [`Kind::Failed`] for the node's or the pass's sake: the text
+    /// may be good.
+    pub(crate) kind: Kind,
+    /// One word for machines: name, text, limit, include, compile, cost, namespace, duplicate, failed, or
+    /// that of an acceptance rule.
+    pub(crate) reason: &'static str,
+    /// The line in the text, from 1, where one is known.
+    pub(crate) line: Option<u32>,
+    /// One clean line for a person: the mistake and the way out.
+    pub(crate) message: String,
+}
+
+impl Refusal {
+    /// A refusal whose message is made printable and put on one line.
+    pub(crate) fn new(reason: &'static str, message: impl AsRef<str>) -> Self {
+        Self {
+            kind: Kind::Refused,
+            reason,
+            line: None,
+            message: printable(message.as_ref()),
+        }
+    }
+
+    /// As [`Self::new`], about one line of the text.
+    pub(crate) fn at(reason: &'static str, line: u32, message: impl AsRef<str>) -> Self {
+        Self {
+            line: Some(line),
+            ..Self::new(reason, message)
+        }
+    }
+
+    /// A failure that says nothing about the text.
+    pub(crate) fn failed(message: impl AsRef<str>) -> Self {
+        Self {
+            kind: Kind::Failed,
+            ..Self::new("failed", message)
+        }
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.line {
+            Some(line) => write!(f, "line {line}: {}", self.message),
+            None => f.write_str(&self.message),
+        }
+    }
+}
+
+/// `NAME: MESSAGE`; a message that begins with the name stands alone.
+pub(crate) fn about(profile: &str, message: &str) -> String {
+    match message.strip_prefix(profile) {
+        Some(rest) if rest.starts_with([':', ' ']) => message.to_owned(),
+        _ => format!("{}: {message}", printable(profile)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_stands_in_the_order_of_the_kinds() {
+        for (n, (kind, word, ..)) in KINDS.into_iter().enumerate() {
+            assert_eq!(kind as usize, n);
+            assert_eq!(serde_json::to_value(kind).unwrap(), word);
+        }
+    }
+
+    #[test]
+    fn a_message_that_names_the_profile_names_it_once() {
+        let line = |message: &str| Outcome::new("custom.a", Kind::Refused, message).to_string();
+        assert_eq!(line("custom.a line 3: x"), "✗ refused   custom.a line 3: x");
+        assert_eq!(line("line 3: x"), "✗ refused   custom.a: line 3: x");
+    }
+}

@@ -1,0 +1,145 @@
+//! The record of a pass: what is about to be loaded, what is in force, and which problems stand.
+
+use std::path::Path;
+
+use super::Pass;
+use crate::error::Error;
+use crate::outcome::{Kind, Outcome, Severity};
+use crate::plan::{CONTEST_WINDOW, Candidate};
+use crate::report::{Report, copies, logger};
+use crate::state::store::Stored;
+use crate::state::{Basis, Owned, Pending, Problem};
+
+impl Pass<'_> {
+    /// Records, before anything is written, which names `candidate` is about to bring.
+    pub(super) fn claim(&mut self, candidate: &Candidate) {
+        let policy = candidate.record.policy;
+        for member in &candidate.record.members {
+            let loaded = self.observed.loaded.contains_key(&member.name);
+            let owned = &mut self.session.set_mut().owned;
+            match owned.get_mut(&member.name).filter(|_| loaded) {
+                Some(owned) => owned.pending = Some(Pending::Replace(policy)),
+                None => {
+                    let mut new = Owned::new(candidate.name.clone(), policy);
+                    new.pending = Some(Pending::Load(policy));
+                    owned.insert(member.name.clone(), new);
+                }
+            }
+        }
+    }
+
+    /// Takes back the claims of a candidate that was not loaded.
+    pub(super) fn release(&mut self, candidate: &Candidate) {
+        let loaded = &self.observed.loaded;
+        let set = self.session.set_mut();
+        set.counters.failures += 1;
+        for member in &candidate.record.members {
+            let is_loaded = loaded.contains_key(&member.name);
+            let owned = set.owned.get_mut(&member.name);
+            match owned
+                .filter(|owned| is_loaded && matches!(owned.pending, Some(Pending::Replace(_))))
+            {
+                Some(owned) => owned.pending = None,
+                None => _ = set.owned.remove(&member.name),
+            }
+        }
+        if let Some(record) = set.profiles.get_mut(&candidate.name)
+            && !record
+                .members
+                .iter()
+                .all(|member| loaded.contains_key(&member.name))
+        {
+            record.loaded_at = None;
+        }
+    }
+
+    /// Records that `candidate` is in force; `fresh`: since now.
+    pub(super) fn record(&mut self, candidate: Candidate, fresh: bool, repair: bool) {
+        let now = self.session.now;
+        let set = self.session.set_mut();
+        for member in &candidate.record.members {
+            let owned = Owned::new(candidate.name.clone(), candidate.record.policy);
+            set.owned.insert(member.name.clone(), owned);
+        }
+        let Candidate { name, mut record } = candidate;
+        let old = set.profiles.get(&name);
+        let repairs = old.map(|old| old.repairs.iter().copied());
+        let recent = |at: &_| now.since(at) < CONTEST_WINDOW;
+        record.repairs = repairs.into_iter().flatten().filter(recent).collect();
+        record.repairs.extend(repair.then_some(now));
+        let loaded_at = old.and_then(|old| old.loaded_at);
+        record.loaded_at = loaded_at.filter(|_| !fresh).or(Some(now.at));
+        set.profiles.insert(name, record);
+    }
+
+    pub(super) fn outcome(&mut self, outcome: Outcome) {
+        let standing = self.standing.get(&outcome.profile);
+        let stands = standing.is_some_and(|problem| problem.kind == outcome.kind);
+        if !self.session.dry && !stands && outcome.severity != Severity::Waiting {
+            logger::outcome(&outcome);
+        }
+        self.outcomes.push(outcome);
+    }
+
+    /// Notes a problem of the file or name `name`.
+    pub(super) fn problem(&mut self, name: &str, kind: Kind, message: String) {
+        self.note(name, Problem::new(kind, message, self.session.now.at));
+    }
+
+    /// As [`Self::problem`]. One that stands already keeps the time of its beginning.
+    pub(super) fn note(&mut self, name: &str, mut problem: Problem) {
+        match self
+            .standing
+            .get(name)
+            .filter(|known| known.is_same(&problem))
+        {
+            Some(known) => problem.since = known.since,
+            None => _ = self.standing.remove(name),
+        }
+        self.outcome(problem.outcome(name));
+        self.problems.entry(name.to_owned()).or_insert(problem);
+    }
+
+    /// Saves the whole record, and gives the result.
+    pub(super) fn finish(
+        mut self,
+        basis: Option<Basis>,
+        copy_to: Option<&Path>,
+        remarks: Vec<String>,
+    ) -> Result<Report, Error> {
+        let now = self.session.kernel.revision();
+        let writes = self.revision.writes;
+        let ours = self.revision.before.map(|before| before + writes);
+        let verifiable = self.observed.loaded.is_empty() || !self.observed.contents.is_empty();
+        let (session, files) = (&mut self.session, &self.files);
+        let set = session.set_mut();
+        let objects = std::mem::take(&mut set.basis.objects);
+        let unknown = || Basis {
+            objects,
+            ..Basis::default()
+        };
+        set.basis = Basis {
+            // Another program's change in between must be looked at by the next pass.
+            kernel_revision: now.filter(|_| now == ours),
+            verifiable,
+            ..basis.unwrap_or_else(unknown)
+        };
+        set.problems = self.problems;
+        let owned = &set.owned;
+        let owns = |name: &_| owned.values().any(|owned| owned.profile == *name);
+        set.profiles
+            .retain(|name, _| files.contains(name.as_str()) || owns(name));
+        if let (Some(to), false) = (copy_to, session.dry) {
+            let text = |digest| session.store.get(Stored::Text, digest);
+            let copies = copies::keep_equal(to, session.set(), &text);
+            session.set_mut().copies = copies;
+        }
+        session.save()?;
+        if !session.dry {
+            session.store.sweep(&session.state);
+        }
+        // As they came, which is as each was compiled, no two plans would look alike.
+        self.outcomes.sort_by(|a, b| a.profile.cmp(&b.profile));
+        Ok(self.session.report(self.outcomes, &self.files, remarks))
+    }
+}

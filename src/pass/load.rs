@@ -1,0 +1,277 @@
+//! Loads and replaces profiles: decided once, claimed, written, one write a file.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::time::{Duration, Instant};
+
+use rustix::io::Errno;
+
+use super::Pass;
+use super::work::Fresh;
+use crate::compiler::{Compiled, Compiler, Includes, Text};
+use crate::error::Error;
+use crate::outcome::{Kind, Outcome, Refusal};
+use crate::plan::{Candidate, Decision, Why, Write};
+use crate::policy;
+use crate::profile::Digest;
+use crate::rules::Rules;
+use crate::state::store::Stored;
+use crate::state::{Problem, Record};
+
+/// Compiled profiles wait so long for others, to be claimed by one save of the state.
+const BATCH: Duration = Duration::from_millis(250);
+
+impl Pass<'_> {
+    /// Decides about each of `candidates`, records the intent, and writes to the kernel. Returns those
+    /// whose names another file brings.
+    fn load(&mut self, candidates: Vec<Candidate>) -> Result<Vec<Candidate>, Error> {
+        let (mut writes, mut taken) = (Vec::new(), Vec::new());
+        for candidate in candidates {
+            let name = candidate.name.to_string();
+            match self.facts().decide(&candidate) {
+                Decision::Keep => self.record(candidate, false, false),
+                Decision::Own(why) => {
+                    self.outcome(Outcome::new(name, Kind::Own, why.to_string()));
+                    self.record(candidate, true, false);
+                }
+                Decision::Write(write) => {
+                    self.claim(&candidate);
+                    writes.push((candidate, write));
+                }
+                Decision::Taken(_) => taken.push(candidate),
+                Decision::Leave { kind, message } => self.problem(&name, kind, message),
+            }
+        }
+        if !writes.is_empty() {
+            self.session.save()?;
+        }
+        for (candidate, write) in writes {
+            self.write(candidate, &write);
+        }
+        Ok(taken)
+    }
+
+    /// Loads `candidates`; a file whose names another file brings is tried once more, since that one may
+    /// have dropped them, and is then refused.
+    pub(super) fn load_all(&mut self, candidates: Vec<Candidate>) -> Result<(), Error> {
+        let taken = self.load(candidates)?;
+        for candidate in self.load(taken)? {
+            if let Decision::Taken(message) = self.facts().decide(&candidate) {
+                let refusal = Refusal::new("duplicate", message);
+                self.refuse(candidate.name.as_str(), &refusal, None);
+            }
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, candidate: Candidate, write: &Write) {
+        let name = candidate.name.to_string();
+        if !self.session.dry {
+            if let Err((kind, message)) = self.write_policy(&candidate, write.kind) {
+                self.release(&candidate);
+                return self.problem(&name, kind, message);
+            }
+            self.revision.writes += 1;
+            let now = self.session.now.at;
+            let set = self.session.set_mut();
+            set.counters.loads += u64::from(write.kind == Kind::Load);
+            set.counters.replaces += u64::from(write.kind == Kind::Replace);
+            set.counters.repairs += u64::from(write.repair);
+            if write.repair && write.why == Why::Unloaded {
+                set.unloaded.insert(name.clone(), now);
+            }
+            self.written.push(candidate.clone());
+        }
+        let members = candidate.record.members.iter();
+        let members = members.map(|member| (member.name.clone(), member.mode));
+        self.observed.loaded.extend(members);
+        self.outcome(Outcome {
+            repair: write.repair,
+            ..Outcome::new(name, write.kind, write.why.to_string())
+        });
+        self.record(candidate, true, write.repair);
+    }
+
+    fn write_policy(&mut self, candidate: &Candidate, kind: Kind) -> Result<(), (Kind, String)> {
+        let name = &candidate.name;
+        let stored = self
+            .session
+            .store
+            .get(Stored::Policy, candidate.record.policy);
+        let policy = stored.map_err(|reason| {
+            // The next pass compiles the text again.
+            if let Some(record) = self.session.set_mut().profiles.get_mut(name) {
+                record.key = Digest::of(b"");
+            }
+            let message = format!("{reason}; the next pass compiles it again");
+            (Kind::Failed, message)
+        })?;
+        let kernel = &self.session.kernel;
+        if kind == Kind::Load {
+            return kernel.load(&policy).map_err(|error| match error.kind() {
+                io::ErrorKind::AlreadyExists => {
+                    let message = format!("{name} was loaded by another program while this pass ran: rename yours, or take it over with --adopt '{name}'");
+                    (Kind::Conflict, message)
+                }
+                _ => (Kind::Failed, kernel_refused(&error)),
+            });
+        }
+        if let Some(changed) = self.changed_since_observed(candidate) {
+            let message = format!(
+                "{changed} was changed by another program while this pass ran; the next pass looks again"
+            );
+            return Err((Kind::Failed, message));
+        }
+        let replaced = kernel.replace(&policy);
+        replaced.map_err(|error| (Kind::Failed, kernel_refused(&error)))
+    }
+
+    /// The first name of `candidate` that is not loaded as it was observed.
+    fn changed_since_observed(&self, candidate: &Candidate) -> Option<String> {
+        let kernel = &self.session.kernel;
+        let is_new = |name: &str| !self.observed.loaded.contains_key(name);
+        let now = match candidate.top_level().any(is_new) {
+            true => kernel.profiles().unwrap_or_default(),
+            false => BTreeMap::new(),
+        };
+        let mut names = candidate.top_level();
+        let changed = names.find(|name| match is_new(name) {
+            true => now.contains_key(*name),
+            false => !kernel.is_as_seen(name),
+        });
+        changed.map(str::to_owned)
+    }
+
+    /// Compiles `fresh`, and loads each as it is ready. Files that define further profiles wait for the
+    /// others, which may define the same, and are then loaded by name.
+    pub(super) fn compile(
+        &mut self,
+        compiler: &Compiler,
+        rules: &Rules,
+        fresh: &[Fresh<'_>],
+    ) -> Result<(), Error> {
+        let texts = fresh.iter().map(|fresh| Text {
+            name: fresh.source.name.as_str(),
+            contents: &fresh.source.text,
+            last: fresh.last,
+        });
+        let texts: Vec<Text> = texts.collect();
+        let (mut ready, mut later, mut since) = (Vec::new(), Vec::new(), Instant::now());
+        let deadline = self.deadline;
+        compiler.compile(&texts, deadline, &mut |index, result| {
+            let fresh = &fresh[index];
+            if let Some(candidate) = self.candidate(fresh, result, rules)? {
+                ready.push((fresh, candidate));
+            }
+            if since.elapsed() < BATCH {
+                return Ok(());
+            }
+            since = Instant::now();
+            self.load_ready(compiler, std::mem::take(&mut ready), &mut later)
+        })?;
+        self.load_ready(compiler, ready, &mut later)?;
+        later.sort_by(|a, b| a.name.cmp(&b.name));
+        self.load_all(later)
+    }
+
+    /// Loads those of `ready` that define no further profile, if the files that they include are as they
+    /// were before they were compiled.
+    fn load_ready(
+        &mut self,
+        compiler: &Compiler,
+        ready: Vec<(&Fresh<'_>, Candidate)>,
+        later: &mut Vec<Candidate>,
+    ) -> Result<(), Error> {
+        let mut includes = Includes::new(compiler.base());
+        let mut simple = Vec::new();
+        for (fresh, candidate) in ready {
+            let mut candidate = Some(candidate);
+            if !includes.stand(&fresh.includes) {
+                let message = "a file that it includes changed while it was compiled; the next pass compiles it again";
+                self.problem(fresh.source.name.as_str(), Kind::Failed, message.into());
+                candidate = self.last_good(fresh);
+            }
+            let further = |candidate: &Candidate| candidate.top_level().nth(1).is_some();
+            match candidate {
+                Some(candidate) if further(&candidate) => later.push(candidate),
+                candidate => simple.extend(candidate),
+            }
+        }
+        let taken = self.load(simple)?;
+        later.extend(taken);
+        Ok(())
+    }
+
+    /// The version that stays in force where a text is refused.
+    fn last_good(&self, fresh: &Fresh<'_>) -> Option<Candidate> {
+        let profiles = &self.session.set().profiles;
+        profiles
+            .get_key_value(&fresh.source.name)
+            .map(Candidate::recorded)
+    }
+
+    /// Checks and stores what a text became; the last good version where it is refused.
+    fn candidate(
+        &mut self,
+        fresh: &Fresh<'_>,
+        result: Result<Compiled, Refusal>,
+        rules: &Rules,
+    ) -> Result<Option<Candidate>, Error> {
+        let source = fresh.source;
+        let accepted = result.and_then(|compiled| {
+            let members = policy::members(&compiled.policy);
+            let members = members.map_err(|reason| Refusal::new("compile", reason))?;
+            Ok((rules.check(&source.name, &members)?, compiled))
+        });
+        let (members, compiled) = match accepted {
+            Ok(accepted) => accepted,
+            Err(refusal) => {
+                self.refuse(source.name.as_str(), &refusal, Some(fresh.key));
+                return Ok(self.last_good(fresh));
+            }
+        };
+        let record = Record {
+            source: source.source.clone(),
+            text: source.digest,
+            key: fresh.key,
+            policy: Digest::of(&compiled.policy),
+            members,
+            loaded_at: None,
+            repairs: Vec::new(),
+        };
+        self.session.state.cage = Some(compiled.cage);
+        if !self.session.dry {
+            let store = &mut self.session.store;
+            store.put(Stored::Text, record.text, source.text.as_bytes())?;
+            store.put(Stored::Policy, record.policy, &compiled.policy)?;
+        }
+        let name = source.name.clone();
+        Ok(Some(Candidate { name, record }))
+    }
+
+    /// Notes a refused text, with the digest of what it would be compiled from.
+    fn refuse(&mut self, name: &str, refusal: &Refusal, key: Option<Digest>) {
+        let problem = Problem::refused(refusal, key, self.session.now.at);
+        self.note(name, problem);
+    }
+}
+
+/// The kernel's answer to a write, in words.
+fn kernel_refused(error: &io::Error) -> String {
+    let errno = error.raw_os_error().map(Errno::from_raw_os_error);
+    let words = match errno {
+        Some(Errno::PROTONOSUPPORT) => {
+            "the kernel does not know this format of policy, which is compressed or newer: use a compiler that fits the kernel (--parser)"
+        }
+        Some(Errno::PROTO) => {
+            "the kernel finds this policy damaged, or asking for a feature that it lacks: compile it with this node's features"
+        }
+        Some(Errno::ACCESS | Errno::PERM) => {
+            "the kernel does not let this process load policy: CAP_MAC_ADMIN was lost, or policy was locked"
+        }
+        Some(Errno::NOMEM) => "the kernel is out of memory; the next pass tries again",
+        Some(Errno::NOSPC) => "the kernel's limit on loaded policy is reached",
+        _ => return format!("the kernel refused it: {error}"),
+    };
+    format!("{words} ({error})")
+}

@@ -1,0 +1,284 @@
+//! One pass. Its order is stated once, in [`run`]; reconcile, plan, restore and remove share it.
+//!
+//! A kill between any two steps leaves a state from which the next pass converges: intent is recorded
+//! before the kernel is touched.
+
+mod conclude;
+mod journal;
+mod load;
+mod observe;
+mod remove;
+mod work;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use crate::compiler::{self, Compiler};
+use crate::error::{Error, Exit};
+use crate::kernel::{self, Kernel};
+use crate::kubernetes;
+use crate::outcome::Outcome;
+use crate::plan::{Candidate, Facts, Observed, Options};
+use crate::report::{self, Report};
+use crate::rules::Rules;
+use crate::source::{Limits, Source};
+use crate::state::store::{Lock, Store};
+use crate::state::{Problem, Set, State};
+use crate::time::Stamp;
+use conclude::conclude;
+pub(crate) use work::Removal;
+use work::Work;
+
+/// The kernel and the state that a pass works on.
+#[derive(Clone, Debug)]
+pub(crate) struct Place {
+    pub(crate) kernel: kernel::Settings,
+    pub(crate) state_dir: PathBuf,
+    /// The set of profiles; sets never touch each other's.
+    pub(crate) set: String,
+    pub(crate) lock_timeout: Duration,
+}
+
+/// All that a reconcile pass is told.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    pub(crate) place: Place,
+    pub(crate) sources: Vec<Source>,
+    pub(crate) limits: Limits,
+    pub(crate) rules: Rules,
+    pub(crate) compiler: compiler::Settings,
+    pub(crate) options: Options,
+    pub(crate) deadline: Duration,
+    pub(crate) cluster: kubernetes::Settings,
+    pub(crate) report: report::Settings,
+}
+
+/// The kernel, the store with its lock, and the record of one set.
+pub(crate) struct Session {
+    kernel: Kernel,
+    store: Store,
+    _lock: Option<Lock>,
+    state: State,
+    set_name: String,
+    /// Nothing is changed.
+    dry: bool,
+    now: Stamp,
+}
+
+impl Session {
+    /// Asks whether the kernel can be changed (with `dry`: read), takes the lock and loads the state.
+    pub(crate) fn open(place: &Place, dry: bool) -> Result<Self, Error> {
+        let kernel = Kernel::new(&place.kernel);
+        let mut store = Store::new(&place.state_dir);
+        let lock = if dry {
+            kernel.preflight_read()?;
+            None
+        } else {
+            kernel.preflight()?;
+            Some(store.lock(place.lock_timeout)?)
+        };
+        let mut state = store.load()?;
+        state.enter_boot(&kernel.boot_id()?);
+        state.sets.entry(place.set.clone()).or_default();
+        Ok(Self {
+            kernel,
+            store,
+            _lock: lock,
+            state,
+            set_name: place.set.clone(),
+            dry,
+            now: Stamp::now(),
+        })
+    }
+
+    pub(crate) fn set(&self) -> &Set {
+        &self.state.sets[&self.set_name]
+    }
+
+    fn set_mut(&mut self) -> &mut Set {
+        self.state.sets.entry(self.set_name.clone()).or_default()
+    }
+
+    fn save(&mut self) -> Result<(), Error> {
+        if self.dry {
+            return Ok(());
+        }
+        self.store.save(&self.state)
+    }
+
+    /// The result of a pass with these outcomes over these files.
+    fn report(
+        &self,
+        outcomes: Vec<Outcome>,
+        files: &BTreeSet<&str>,
+        remarks: Vec<String>,
+    ) -> Report {
+        let set = self.set().clone();
+        let in_force = set.in_force().map(|(name, _)| name.as_str());
+        Report {
+            outcomes,
+            in_force: in_force
+                .filter(|name| files.contains(name))
+                .map(str::to_owned)
+                .collect(),
+            exit: match set.problems.is_empty() {
+                true => Exit::Converged,
+                false => Exit::Incomplete,
+            },
+            remarks,
+            enforcing: !self.kernel.complains(),
+            saved: (!self.dry).then(|| self.store.saved()),
+            set,
+        }
+    }
+}
+
+/// A pass under way.
+struct Pass<'a> {
+    session: Session,
+    options: &'a Options,
+    /// The names of the files that the sources hold.
+    files: BTreeSet<&'a str>,
+    observed: Observed,
+    revision: Revision,
+    /// The versions that were written to the kernel.
+    written: Vec<Candidate>,
+    outcomes: Vec<Outcome>,
+    problems: BTreeMap<String, Problem>,
+    /// The last pass' problems.
+    standing: BTreeMap<String, Problem>,
+    deadline: Instant,
+}
+
+/// The kernel's revision before it was observed, and the number of our successful writes since.
+struct Revision {
+    before: Option<u64>,
+    writes: u64,
+}
+
+impl Pass<'_> {
+    fn facts(&self) -> Facts<'_> {
+        Facts {
+            state: &self.session.state,
+            set_name: &self.session.set_name,
+            observed: &self.observed,
+            options: self.options,
+            files: &self.files,
+            now: self.session.now,
+        }
+    }
+}
+
+/// The order of a pass.
+fn run(
+    session: Session,
+    work: Work<'_>,
+    options: &Options,
+    compiler: Option<(&Compiler, &Rules)>,
+    deadline: Instant,
+) -> Result<Report, Error> {
+    let mut pass = Pass::observe(session, &work, options, deadline)?;
+    for (name, problem) in work.problems {
+        pass.note(&name, problem);
+    }
+    pass.load_all(work.ready)?;
+    if let Some((compiler, rules)) = compiler {
+        pass.compile(compiler, rules, &work.fresh)?;
+    }
+    pass.read_back()?;
+    pass.remove(&work.removal)?;
+    pass.finish(work.basis, work.copy_to, work.remarks)
+}
+
+/// One pass over the sources, or with `dry` what it would do.
+///
+/// # Errors
+/// The reason why the whole pass could not run; the status file then says so.
+pub(crate) fn reconcile(settings: &Settings, dry: bool) -> Result<Report, Error> {
+    let started = Instant::now();
+    let deadline = started + settings.deadline;
+    let mut result = reconcile_once(settings, dry, deadline);
+    if !dry {
+        let (place, report) = (&settings.place, &settings.report);
+        conclude(place, report, Some(&settings.cluster), started, &mut result);
+    }
+    result
+}
+
+fn reconcile_once(settings: &Settings, dry: bool, deadline: Instant) -> Result<Report, Error> {
+    let mut session = Session::open(&settings.place, dry)?;
+    session.state.node.clone_from(&settings.cluster.node);
+    let inputs = work::read(settings, &session, deadline)?;
+    if let Some(report) = inputs.unchanged(settings, &session) {
+        return Ok(report);
+    }
+    if !dry {
+        session.store.sweep(&session.state);
+        inputs.store(&mut session)?;
+    }
+    let work = inputs.work(settings, &session, deadline)?;
+    let compiler = Some((&inputs.compiler, &settings.rules));
+    run(session, work, &settings.options, compiler, deadline)
+}
+
+/// Loads what every set last had in force, without source, network or compiler.
+///
+/// # Errors
+/// The kernel or the state cannot be used.
+pub(crate) fn restore(place: &Place) -> Result<Vec<Report>, Error> {
+    let started = Instant::now();
+    let options = Options::restore();
+    Kernel::new(&place.kernel).preflight()?;
+    let sets: Vec<String> = Store::new(&place.state_dir)
+        .load()?
+        .sets
+        .into_keys()
+        .collect();
+    let mut reports = Vec::new();
+    for set in sets {
+        let place = Place {
+            set,
+            ..place.clone()
+        };
+        let mut result = Session::open(&place, false).and_then(|session| {
+            let records = session.set().profiles.clone();
+            run(session, Work::restore(&records), &options, None, started)
+        });
+        conclude(
+            &place,
+            &report::Settings::default(),
+            None,
+            started,
+            &mut result,
+        );
+        reports.push(result?);
+    }
+    Ok(reports)
+}
+
+/// Removes profiles that the set owns, as far as they may go.
+///
+/// # Errors
+/// The kernel or the state cannot be used.
+pub(crate) fn remove(place: &Place, removal: Removal, options: &Options) -> Result<Report, Error> {
+    let started = Instant::now();
+    let mut result = Session::open(place, false).and_then(|session| {
+        let records = session.set().profiles.clone();
+        run(
+            session,
+            Work::remove(&records, removal),
+            options,
+            None,
+            started,
+        )
+    });
+    conclude(
+        place,
+        &report::Settings::default(),
+        None,
+        started,
+        &mut result,
+    );
+    result
+}

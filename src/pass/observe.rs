@@ -1,0 +1,96 @@
+//! Looks at the kernel: which profiles it holds, and whether they are what was written.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Instant;
+
+use super::work::Work;
+use super::{Pass, Removal, Revision, Session};
+use crate::error::Error;
+use crate::outcome::Kind;
+use crate::plan::{Observed, Options, settle_claims};
+use crate::profile::parent;
+
+impl<'a> Pass<'a> {
+    /// Reads the kernel's list, and the contents of each name that may be ours; ends what an interrupted
+    /// pass left open.
+    pub(super) fn observe(
+        mut session: Session,
+        work: &Work<'a>,
+        options: &'a Options,
+        deadline: Instant,
+    ) -> Result<Self, Error> {
+        let before = session.kernel.revision();
+        let loaded = session.kernel.profiles()?;
+        let set = session.set();
+        let recorded = set.profiles.values().flat_map(|record| &record.members);
+        let recorded: BTreeSet<&str> = recorded.map(|member| &*member.name).collect();
+        let prefix = work.prefix;
+        let ours = |name: &&str| {
+            parent(name).is_none()
+                && (prefix.is_some_and(|prefix| name.starts_with(prefix))
+                    || set.owned.contains_key(*name)
+                    || recorded.contains(*name))
+        };
+        let names = loaded.keys().map(String::as_str).filter(ours).collect();
+        let contents = session.kernel.contents(&names);
+        let observed = Observed { loaded, contents };
+        let set = session.set_mut();
+        settle_claims(set, &observed);
+        // With the first intent, so that a pass killed later leaves them.
+        if let (Removal::Unwanted { sources, .. }, true) = (&work.removal, set.sources.is_empty()) {
+            set.sources.clone_from(sources);
+        }
+        Ok(Self {
+            options,
+            files: work.files.clone(),
+            observed,
+            revision: Revision { before, writes: 0 },
+            written: Vec::new(),
+            outcomes: Vec::new(),
+            problems: BTreeMap::new(),
+            standing: session.set().problems.clone(),
+            deadline,
+            session,
+        })
+    }
+
+    /// Asks the kernel whether it holds what was written.
+    pub(super) fn read_back(&mut self) -> Result<(), Error> {
+        let written = std::mem::take(&mut self.written);
+        if written.is_empty() {
+            return Ok(());
+        }
+        self.observed.loaded = self.session.kernel.profiles()?;
+        let names = written.iter().flat_map(|candidate| candidate.top_level());
+        let contents = self.session.kernel.contents(&names.collect());
+        for candidate in &written {
+            let policy = candidate.record.policy;
+            let mut members = candidate.record.members.iter();
+            let wrong = members.find_map(|member| {
+                let name = &member.name;
+                match self.observed.loaded.get(name) {
+                    None => Some(format!("{name} is not loaded")),
+                    Some(mode) if *mode != member.mode => Some(format!("{name} is in mode {mode}")),
+                    Some(_) => contents
+                        .get(name)
+                        .filter(|contents| **contents != policy)
+                        .map(|_| format!("{name} has other contents")),
+                }
+            });
+            if let Some(wrong) = wrong {
+                let set = self.session.set_mut();
+                set.counters.failures += 1;
+                let record = set.profiles.get_mut(&candidate.name);
+                record
+                    .into_iter()
+                    .for_each(|record| record.loaded_at = None);
+                let message = format!(
+                    "the kernel accepted it, but now {wrong}: another program loads profiles; the next pass looks again"
+                );
+                self.problem(candidate.name.as_str(), Kind::Failed, message);
+            }
+        }
+        self.observed.contents.extend(contents);
+        Ok(())
+    }
+}

@@ -1,0 +1,284 @@
+//! The work of a pass: what differs between reconcile, restore and remove.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use super::{Session, Settings};
+use crate::compiler::{Compiler, Includes};
+use crate::desired::{Desired, ProfileSource};
+use crate::error::Error;
+use crate::kubernetes::client::Client;
+use crate::outcome::{Kind, Refusal};
+use crate::plan::Candidate;
+use crate::profile::{Digest, ProfileName};
+use crate::report::status::Status;
+use crate::report::{Report, copies};
+use crate::source::{self, Known};
+use crate::state::store::Stored;
+use crate::state::{Basis, Object, Problem, Record};
+
+/// The API server is not waited for longer: the lock is held meanwhile.
+const API_TIME: Duration = Duration::from_secs(60);
+
+/// A text to be compiled.
+pub(super) struct Fresh<'a> {
+    pub(super) source: &'a ProfileSource,
+    /// The digest of text, includes, compiler, kernel features and rules.
+    pub(super) key: Digest,
+    pub(super) includes: BTreeMap<String, Option<Digest>>,
+    /// Its compiler failed in the last pass.
+    pub(super) last: bool,
+}
+
+/// The profiles that are removed at the end of a pass.
+#[derive(Default)]
+pub(crate) enum Removal {
+    #[default]
+    Nothing,
+    /// The owned names that no file of the sources brings.
+    Unwanted {
+        sources: Vec<String>,
+        /// The sources that hold at least one file.
+        holding: BTreeSet<String>,
+    },
+    /// These names; none: all that the set owns. With `force`, from under running processes too.
+    Named {
+        names: Option<BTreeSet<String>>,
+        force: bool,
+    },
+}
+
+/// See the module.
+#[derive(Default)]
+pub(super) struct Work<'a> {
+    pub(super) files: BTreeSet<&'a str>,
+    /// The prefix of all names that files may bring.
+    pub(super) prefix: Option<&'a str>,
+    /// Files that are refused, or were not looked at in time.
+    pub(super) problems: Vec<(String, Problem)>,
+    /// Compiled versions.
+    pub(super) ready: Vec<Candidate>,
+    pub(super) fresh: Vec<Fresh<'a>>,
+    pub(super) removal: Removal,
+    /// What the next pass compares; none: it looks at everything.
+    pub(super) basis: Option<Basis>,
+    pub(super) copy_to: Option<&'a Path>,
+    pub(super) remarks: Vec<String>,
+}
+
+impl<'a> Work<'a> {
+    /// All of `records` are loaded.
+    pub(super) fn restore(records: &'a BTreeMap<ProfileName, Record>) -> Self {
+        Self {
+            files: records.keys().map(ProfileName::as_str).collect(),
+            ready: records.iter().map(Candidate::recorded).collect(),
+            ..Self::default()
+        }
+    }
+
+    /// Those of `records` that are not removed stay recorded.
+    pub(super) fn remove(records: &'a BTreeMap<ProfileName, Record>, removal: Removal) -> Self {
+        let mut files: BTreeSet<&str> = records.keys().map(ProfileName::as_str).collect();
+        match &removal {
+            Removal::Named {
+                names: Some(names), ..
+            } => files.retain(|name| !names.contains(*name)),
+            _ => files.clear(),
+        }
+        Self {
+            files,
+            removal,
+            ..Self::default()
+        }
+    }
+}
+
+/// All that a reconcile pass reads before it looks at the kernel.
+pub(super) struct Inputs {
+    desired: Desired,
+    objects: BTreeMap<String, Object>,
+    sources: Vec<String>,
+    remarks: Vec<String>,
+    pub(super) compiler: Compiler,
+    /// The digest of the compiler, its options and the rules.
+    environment: Digest,
+    /// The digest of all of it.
+    digest: Digest,
+}
+
+/// Reads the sources and finds the compiler.
+pub(super) fn read(
+    settings: &Settings,
+    session: &Session,
+    deadline: Instant,
+) -> Result<Inputs, Error> {
+    let text = |digest| String::from_utf8(session.store.get(Stored::Text, digest).ok()?).ok();
+    let known = Known {
+        objects: &session.set().basis.objects,
+        text: &text,
+        allow_missing: settings.options.allow_empty,
+    };
+    let until = deadline.min(Instant::now() + API_TIME);
+    let client = || Client::new(&settings.cluster.access, until);
+    let found = source::read(&settings.sources, &settings.limits, &known, &client)?;
+    let desired = Desired::new(found.profiles, &settings.rules);
+    let sources: Vec<String> = settings.sources.iter().map(ToString::to_string).collect();
+    let mut remarks = Vec::new();
+    for source in sources
+        .iter()
+        .filter(|source| !desired.holding.contains(*source))
+    {
+        remarks.push(format!(
+            "the source {source} holds no profile: is its name right?"
+        ));
+    }
+    for file in found.passed_over {
+        let name = file.rsplit('/').next().unwrap_or_default();
+        if name.starts_with(&settings.rules.prefix) {
+            remarks.push(format!("{file} is passed over: apparmor_parser ignores files of such names; rename it to load it"));
+        }
+    }
+    let compiler = Compiler::find(settings.compiler.clone())?;
+    let environment = Digest::of_parts([compiler.digest()?, settings.rules.digest()]);
+    let options = format!(
+        "{:?} {:?} {sources:?}",
+        settings.options.adopt, settings.report.copy_to
+    );
+    let options = Digest::of(options.as_bytes());
+    Ok(Inputs {
+        digest: Digest::of_parts([environment, desired.digest, options]),
+        desired,
+        objects: found.objects,
+        sources,
+        remarks,
+        compiler,
+        environment,
+    })
+}
+
+impl Inputs {
+    /// The report of a pass that finds everything as the last one left it: sources, compiler, options,
+    /// included files, copies, kernel and state.
+    pub(super) fn unchanged(&self, settings: &Settings, session: &Session) -> Option<Report> {
+        let (set, basis) = (session.set(), &session.set().basis);
+        let (mut owned, mut problems) = (set.owned.values(), set.problems.values());
+        let status = || Status::read(&session.store.status_path(&session.set_name));
+        let copies = settings.report.copy_to.as_deref();
+        let stands = owned.all(|owned| owned.pending.is_none() && owned.unwanted.is_none())
+            && problems.all(|problem| matches!(problem.kind, Kind::Refused | Kind::Conflict))
+            && basis.inputs == Some(self.digest)
+            && basis.objects == self.objects
+            && basis.kernel_revision.is_some()
+            && basis.kernel_revision == session.kernel.revision()
+            && status().is_some_and(|status| status.state == Some(session.store.saved()))
+            && Includes::new(&settings.compiler.base).stand(&basis.includes)
+            && copies.is_none_or(|to| copies::stand(to, &set.copies));
+        let outcomes = set
+            .problems
+            .iter()
+            .map(|(name, problem)| problem.outcome(name));
+        let files = self.desired.names();
+        stands.then(|| session.report(outcomes.collect(), &files, self.remarks.clone()))
+    }
+
+    /// Stores the texts of the API server's objects, accepted or not, so that an object that did not change
+    /// is not read again.
+    pub(super) fn store(&self, session: &mut Session) -> Result<(), Error> {
+        let profiles = self.desired.profiles.iter();
+        for source in profiles.filter(|source| self.objects.contains_key(&source.place)) {
+            let text = source.text.as_bytes();
+            session.store.put(Stored::Text, source.digest, text)?;
+        }
+        Ok(())
+    }
+
+    /// Sorts out which texts are stored compiled from the very same, which are refused again, and which
+    /// are to be compiled.
+    pub(super) fn work<'a>(
+        &'a self,
+        settings: &'a Settings,
+        session: &Session,
+        deadline: Instant,
+    ) -> Result<Work<'a>, Error> {
+        let (set, now) = (session.set(), session.now.at);
+        let environment = Digest::of_parts([self.environment, self.compiler.features()?]);
+        let mut includes = Includes::new(&settings.compiler.base);
+        let mut included = BTreeMap::new();
+        let mut work = Work::default();
+        let refused = |refusal: &Refusal| Problem::refused(refusal, None, now);
+        let early = self.desired.refused.iter();
+        work.problems
+            .extend(early.map(|(name, (_, refusal))| (name.clone(), refused(refusal))));
+        for source in &self.desired.profiles {
+            let name = source.name.to_string();
+            if Instant::now() >= deadline {
+                let message = "not looked at: the time for this pass was over; raise --deadline";
+                work.problems
+                    .push((name, Problem::new(Kind::Failed, message, now)));
+                continue;
+            }
+            let (closure, refusal) = includes.of(&source.text);
+            if let Some(refusal) = refusal {
+                work.problems.push((name, refused(&refusal)));
+                included.extend(closure);
+                continue;
+            }
+            let key = Digest::of_parts([environment, source.digest, closure_digest(&closure)]);
+            let problem = set.problems.get(&name);
+            let recorded = set.profiles.get_key_value(&source.name);
+            if let Some(recorded) = recorded.filter(|(_, record)| record.key == key) {
+                let mut candidate = Candidate::recorded(recorded);
+                candidate.record.source.clone_from(&source.source);
+                work.ready.push(candidate);
+            } else if let Some(problem) = problem.filter(|problem| problem.key == Some(key)) {
+                work.problems.push((name, problem.clone()));
+            } else {
+                work.fresh.push(Fresh {
+                    source,
+                    key,
+                    includes: closure.clone(),
+                    last: problem.is_some_and(|problem| problem.kind == Kind::Failed),
+                });
+            }
+            included.extend(closure);
+        }
+        // The last good version of a text that is refused stays in force.
+        let names: BTreeSet<&str> = work
+            .problems
+            .iter()
+            .map(|(name, _)| name.as_str())
+            .collect();
+        let last_good = set
+            .profiles
+            .iter()
+            .filter(|(name, _)| names.contains(name.as_str()));
+        let last_good: Vec<_> = last_good.map(Candidate::recorded).collect();
+        work.ready.extend(last_good);
+        let basis = Basis {
+            inputs: Some(self.digest),
+            includes: included,
+            objects: self.objects.clone(),
+            ..Basis::default()
+        };
+        Ok(Work {
+            files: self.desired.names(),
+            prefix: Some(&settings.rules.prefix),
+            removal: Removal::Unwanted {
+                sources: self.sources.clone(),
+                holding: self.desired.holding.clone(),
+            },
+            basis: Some(basis),
+            copy_to: settings.report.copy_to.as_deref(),
+            remarks: self.remarks.clone(),
+            ..work
+        })
+    }
+}
+
+fn closure_digest(closure: &BTreeMap<String, Option<Digest>>) -> Digest {
+    Digest::of_parts(closure.iter().flat_map(|(path, digest)| {
+        let digest = digest.as_ref().map_or(&[][..], AsRef::as_ref);
+        [path.as_bytes(), digest]
+    }))
+}

@@ -1,0 +1,196 @@
+//! The result of a pass as text, JSON, log lines, status file and metrics; readable copies.
+
+pub(crate) mod copies;
+pub(crate) mod logger;
+pub(crate) mod metrics;
+pub(crate) mod status;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+use crate::error::Exit;
+use crate::outcome::{Kind, Outcome, Severity};
+use crate::profile::{Digest, ProfileName, printable};
+use crate::state::Set;
+use crate::time::Time;
+
+/// The schema of every JSON document that is printed.
+pub(crate) const SCHEMA: u32 = 1;
+
+/// Where results go besides the state.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Settings {
+    pub(crate) copy_to: Option<PathBuf>,
+    pub(crate) metrics_file: Option<PathBuf>,
+    /// The identity of the loop that repeats the pass.
+    pub(crate) loop_id: Option<String>,
+}
+
+/// The result of a pass.
+#[derive(Debug)]
+pub(crate) struct Report {
+    /// By profile.
+    pub(crate) outcomes: Vec<Outcome>,
+    /// The desired profiles that are in force.
+    pub(crate) in_force: BTreeSet<String>,
+    pub(crate) exit: Exit,
+    /// Facts about the node and the sources, a line each.
+    pub(crate) remarks: Vec<String>,
+    /// Whether the kernel denies what profiles forbid: its own mode may be `complain`.
+    pub(crate) enforcing: bool,
+    /// The set as the pass leaves it.
+    pub(crate) set: Set,
+    /// The digest of the saved state; none of a plan.
+    pub(crate) saved: Option<Digest>,
+}
+
+impl Report {
+    /// The whole of it as a JSON document.
+    pub(crate) fn to_json(&self) -> String {
+        #[derive(Serialize)]
+        struct Document<'a> {
+            schema: u32,
+            result: &'a str,
+            exit: u8,
+            in_force: usize,
+            outcomes: &'a [Outcome],
+            remarks: &'a [String],
+        }
+        let document = Document {
+            schema: SCHEMA,
+            result: self.result(),
+            exit: self.exit as u8,
+            in_force: self.in_force.len(),
+            outcomes: &self.outcomes,
+            remarks: &self.remarks,
+        };
+        serde_json::to_string_pretty(&document).expect("plain data") + "\n"
+    }
+
+    /// The outcomes, a line each, the remarks, and the total of a plan.
+    pub(crate) fn to_text(&self) -> String {
+        let mut lines: Vec<String> = self.outcomes.iter().map(ToString::to_string).collect();
+        lines.extend(self.remarks.iter().map(|remark| format!("note: {remark}")));
+        let counts = self.counts(|kind| {
+            let to = if kind.is_write() { "to " } else { "" };
+            format!("{to}{kind}")
+        });
+        lines.push(if counts.is_empty() {
+            "nothing to do".to_owned()
+        } else {
+            counts
+        });
+        lines.join("\n") + "\n"
+    }
+
+    /// Whether a pass would change the kernel or the ownership.
+    pub(crate) fn has_changes(&self) -> bool {
+        let mut outcomes = self.outcomes.iter();
+        outcomes.any(|outcome| outcome.severity == Severity::Done)
+    }
+
+    /// `2 load, 1 deferred`.
+    fn counts(&self, word: impl Fn(Kind) -> String) -> String {
+        let mut counts = BTreeMap::<Kind, usize>::new();
+        for outcome in &self.outcomes {
+            *counts.entry(outcome.kind).or_default() += 1;
+        }
+        let words = counts
+            .iter()
+            .map(|(kind, count)| format!("{count} {}", word(*kind)));
+        words.collect::<Vec<_>>().join(", ")
+    }
+
+    const fn result(&self) -> &'static str {
+        match self.exit {
+            Exit::Converged => "converged",
+            _ => "not converged",
+        }
+    }
+
+    /// Whether every desired profile is in force except those refused for their text or in conflict.
+    pub(crate) fn is_ready(&self) -> bool {
+        let mut problems = self.set.problems.values();
+        !problems.any(|problem| matches!(problem.kind, Kind::Failed | Kind::Contested))
+    }
+
+    /// As [`Self::is_ready`], with nothing refused, in conflict or blocked, and all of it enforced.
+    pub(crate) fn is_clean(&self) -> bool {
+        self.set.problems.is_empty() && self.enforcing
+    }
+
+    /// The worst of it in one word: a problem's, `not-enforcing`, or `converged`.
+    pub(crate) fn state(&self) -> &'static str {
+        if !self.enforcing {
+            return "not-enforcing";
+        }
+        let worst = self.set.problems.values().map(|problem| problem.kind).max();
+        worst.map_or("converged", Kind::word)
+    }
+
+    /// A short digest of names and texts in force, the same on every node with the same ones.
+    pub(crate) fn fingerprint(&self) -> String {
+        let records = self.set.in_force();
+        let records = records.filter(|(name, _)| self.in_force.contains(name.as_str()));
+        let parts = records.flat_map(|(name, record)| [name.to_string(), record.text.to_string()]);
+        Digest::of_parts(parts).short()
+    }
+
+    /// The problems that stood before `began`, a log line each.
+    pub(crate) fn log_problems(&self, began: Time) {
+        let problems = self.set.problems.iter();
+        for (profile, problem) in problems.filter(|(_, problem)| problem.since < began) {
+            logger::outcome(&problem.outcome(profile));
+        }
+    }
+
+    /// Logs the one line that every pass ends with.
+    pub(crate) fn log_end(&self) {
+        let level = match self.exit {
+            Exit::Converged => log::Level::Info,
+            _ => log::Level::Warn,
+        };
+        log::log!(level, action = "pass", reason = self.result(); "{self}");
+    }
+}
+
+/// One line: how the pass ended.
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const SHOWN: usize = 3;
+        let count = self.in_force.len();
+        let plural = if count == 1 { "" } else { "s" };
+        write!(f, "{}: {count} profile{plural} in force", self.result())?;
+        let counts = self.counts(|kind| kind.word().to_owned());
+        if !counts.is_empty() {
+            write!(f, "; {counts}")?;
+        }
+        let problems = self.set.problems.iter().take(SHOWN);
+        let mut words: Vec<String> = problems
+            .map(|(name, problem)| format!("{} {}", printable(name), problem.kind))
+            .collect();
+        if self.set.problems.len() > SHOWN {
+            words.push(format!("{} more", self.set.problems.len() - SHOWN));
+        }
+        if !words.is_empty() {
+            write!(f, "; problems: {}", words.join(", "))?;
+        }
+        for remark in &self.remarks {
+            write!(f, "; {remark}")?;
+        }
+        Ok(())
+    }
+}
+
+/// Every name of `set` that is shown: desired, owned, or with a problem; children and hats count with
+/// their parents.
+pub(crate) fn names(set: &Set) -> BTreeSet<&str> {
+    let mut names: BTreeSet<&str> = set.profiles.keys().map(ProfileName::as_str).collect();
+    names.extend(set.problems.keys().map(String::as_str));
+    let alone = |name: &&String| set.stands_alone(name);
+    names.extend(set.owned.keys().filter(alone).map(String::as_str));
+    names
+}
