@@ -145,7 +145,7 @@ fn what_is_refused_never_reaches_the_kernel() {
         (
             "custom.big",
             format!("profile custom.big {{ file, }}\n#{}", "x".repeat(600_000)),
-            "524288",
+            "131072",
         ),
     ];
     for (name, text, words) in refused {

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use crate::support::kernel::{is_loaded, remove, revision};
+use crate::support::kernel::{self, is_loaded, remove, revision};
 use crate::support::{Case, Run, can_write, compile, exists, hold, raw_data, run, sh, simple};
 
 #[test]
@@ -93,7 +93,7 @@ fn remove_takes_what_the_set_owns_and_nobody_uses() {
 fn wait_opens_as_soon_as_the_profile_is_there() {
     let case = Case::new();
     case.want_simple("custom.p");
-    for from in ["self", "kernel", "state"] {
+    for from in ["self", "kernel"] {
         let wait =
             |timeout| case.armorer(&["wait", "custom.p", "--from", from, "--timeout", timeout]);
         wait("0s").exits(1).says("custom.p");
@@ -285,4 +285,23 @@ fn copies_are_kept_equal_and_others_files_stay() {
         .exits(0)
         .says("warning");
     assert!(is_loaded("custom.p"));
+}
+
+/// The gate stays shut where its own profile forbids the question.
+#[test]
+fn wait_under_a_profile_that_denies_the_question_fails_closed() {
+    let case = Case::new();
+    case.want_simple("custom.p");
+    kernel::replace(&compile(
+        "profile custom.deaf { file, signal, deny /proc/*/attr/{,apparmor/}current rw, }",
+    ));
+    let binary = std::env::var("ARMORER_BIN").unwrap();
+    let ask = |name: &str| {
+        let mut command = std::process::Command::new("aa-exec");
+        command.args(["-p", "custom.deaf", "--", &binary, "wait", name]);
+        command.args(["--timeout", "0s"]);
+        run(command)
+    };
+    ask("custom.p").exits(3).says("cannot ask the kernel");
+    kernel::remove("custom.deaf");
 }

@@ -361,3 +361,69 @@ fn only_force_unconfines_and_it_says_how_many() {
         .says("1 process");
     assert_eq!(held.label(), "unconfined");
 }
+
+#[test]
+fn force_under_hidden_processes_claims_no_count() {
+    let case = Case::new();
+    case.want_simple("custom.p");
+    case.pass().exits(0);
+    let held = hold("main", "custom.p");
+    sh("mount -o remount,hidepid=2 /proc");
+    let mut command = std::process::Command::new("setpriv");
+    let binary = std::env::var("ARMORER_BIN").unwrap();
+    command
+        .args(["--bounding-set", "-all,+mac_admin", "--inh-caps", "-all"])
+        .args(["--", &binary, "remove", "custom.p", "--force"])
+        .env("ARMORER_STATE_DIR", case.dir.join("state"));
+    let forced = run(command);
+    sh("mount -o remount,hidepid=0 /proc");
+    let forced = forced.exits(0).says("hidepid");
+    assert!(!forced.said.contains("no process"), "{}", forced.said);
+    drop(held);
+}
+
+/// A process that calls itself like a runtime, as one does between create and start.
+#[test]
+fn each_known_runtime_puts_a_removal_off_by_name_and_pid() {
+    let case = Case::new();
+    for name in [
+        "runc:[2:INIT]",
+        "krun",
+        "sysbox-runc",
+        "lxc-start",
+        "(unit)",
+    ] {
+        case.want_simple("custom.p");
+        case.want_simple("custom.q");
+        case.pass().exits(0);
+        case.unwant("custom.p");
+        let script = "import sys, time\nopen('/proc/self/comm', 'w').write(sys.argv[1])\nprint(1, flush=True)\ntime.sleep(1000)";
+        let mut runtime = std::process::Command::new("python3")
+            .args(["-c", script, name])
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = [0; 2];
+        std::io::Read::read_exact(runtime.stdout.as_mut().unwrap(), &mut line).unwrap();
+        let plan = case.pass().exits(0);
+        let loaded = is_loaded("custom.p");
+        let json = case.armorer(&["reconcile", "--remove-after", "0s", "--output", "json"]);
+        let pid = runtime.id();
+        runtime.kill().unwrap();
+        runtime.wait().unwrap();
+        assert!(loaded, "{name}: removed: {}", plan.said);
+        json.says(&format!("pid {pid}")).says(name);
+        case.pass().exits(0);
+        assert!(!is_loaded("custom.p"), "{name}: not removed afterwards");
+    }
+}
+
+/// `//&` joins the profiles of a stack: a child of such a name would hide its processes.
+#[test]
+fn a_child_whose_name_looks_like_a_stack_is_refused() {
+    let case = Case::new();
+    let text = "@{X}=&custom.b\nprofile custom.p {\n file,\n hat @{X} {\n file,\n }\n}\n";
+    case.want("custom.p", text);
+    case.pass().exits(1).says("custom.p//&custom.b");
+    assert!(!is_loaded("custom.p"));
+}

@@ -192,29 +192,6 @@ fn what_somebody_removes_replaces_or_sets_to_complain_is_repaired() {
 }
 
 #[test]
-fn a_sha1_is_recorded_where_the_kernel_has_nothing_better_and_contents_are_still_compared() {
-    let case = Case::new();
-    case.want_simple("custom.p");
-    case.want_simple("custom.q");
-    case.pass().exits(0);
-    let state: serde_json::Value = serde_json::from_str(&case.state()).unwrap();
-    for name in ["custom.p", "custom.q"] {
-        let told = |file| kernel::told(name, file).map(|word| String::from_utf8(word).unwrap());
-        let expected = match (told("raw_sha256"), told("raw_sha1")) {
-            (None, Some(sha1)) => serde_json::json!(sha1.trim()),
-            _ => serde_json::Value::Null,
-        };
-        assert_eq!(state["sets"]["default"]["profiles"][name]["sha1"], expected);
-    }
-    // Its hash is known by now, as is the other's: neither may be taken for it.
-    let (p, q) = (raw_data("custom.p").unwrap(), raw_data("custom.q").unwrap());
-    replace(&compile("profile custom.p { file, signal, }"));
-    case.pass().exits(0);
-    assert_eq!(raw_data("custom.p").unwrap(), p);
-    assert_eq!(raw_data("custom.q").unwrap(), q);
-}
-
-#[test]
 fn after_three_repairs_it_is_contested() {
     let case = Case::new();
     case.want_simple("custom.p");
@@ -252,7 +229,7 @@ fn one_bad_profile_among_twenty_harms_nobody_else() {
     }
     case.want("custom.p07", "profile custom.p07 {\n  nonsense\n}\n");
     case.want_simple("custom.new");
-    case.pass().exits(1).says("custom.p07 line 3");
+    case.pass().exits(1).says("custom.p07: line 3");
     for n in 0..20 {
         let name = format!("custom.p{n:02}");
         let denied = if n == 7 { "secret" } else { "other" };
@@ -293,4 +270,202 @@ fn a_name_that_moves_to_another_file_is_never_gone() {
     assert!(!can_write("custom.q", "/tmp/secret"));
     assert!(confined("custom.p", &["true"]).status().unwrap().success());
     case.pass().exits(0);
+}
+
+/// A text that the compiler needs seconds for.
+fn slow(name: &str, rules: u8) -> String {
+    let mut text = format!("profile {name} {{\n  file, capability, signal,\n");
+    for rule in 0..rules {
+        let letter = |n: u8| char::from(b'a' + (rule * 7 + n * 3) % 26);
+        text += &format!("  deny /**{}**{}**{} w,\n", letter(0), letter(1), letter(2));
+    }
+    text + "}\n"
+}
+
+/// Starts a pass, and calls `meanwhile` while the compiler works.
+fn during_the_compile(case: &Case, meanwhile: impl FnOnce()) -> std::process::Output {
+    let mut command = case.command(&["reconcile", "--max-compile-time", "5m"]);
+    command.stderr(std::process::Stdio::piped());
+    let pass = command.spawn().unwrap();
+    crate::support::until("the compiler works", || {
+        !crate::compiler::compilers().is_empty()
+    });
+    meanwhile();
+    assert!(
+        !crate::compiler::compilers().is_empty(),
+        "the compiler was too quick for this test"
+    );
+    pass.wait_with_output().unwrap()
+}
+
+#[test]
+fn a_name_that_another_program_loads_during_the_compile_is_a_conflict() {
+    let case = Case::new();
+    let theirs = compile("profile custom.p { file, signal, }");
+    case.want("custom.p", &slow("custom.p", 12));
+    let output = during_the_compile(&case, || replace(&theirs));
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert_eq!(raw_data("custom.p").unwrap(), theirs, "overwritten");
+    case.pass().exits(1).says("--adopt");
+    assert_eq!(raw_data("custom.p").unwrap(), theirs);
+    case.unwant("custom.p");
+    case.want_simple("custom.q");
+    case.pass().exits(0);
+    assert_eq!(raw_data("custom.p").unwrap(), theirs, "removed");
+}
+
+#[test]
+fn a_profile_that_another_program_replaces_during_the_compile_is_not_overwritten_by_that_pass() {
+    let case = Case::new();
+    case.want_simple("custom.p");
+    case.pass().exits(0);
+    let theirs = compile("profile custom.p { file, signal, }");
+    case.want("custom.p", &slow("custom.p", 12));
+    let output = during_the_compile(&case, || replace(&theirs));
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert_eq!(raw_data("custom.p").unwrap(), theirs);
+    case.pass().exits(0);
+    assert_ne!(raw_data("custom.p").unwrap(), theirs, "not repaired");
+}
+
+/// A claim is what a killed pass leaves.
+#[test]
+fn a_claim_owns_no_profile_that_another_program_loaded_later() {
+    let case = Case::new();
+    case.want_simple("custom.p");
+    case.want_simple("custom.q");
+    case.pass().exits(0);
+    let policy = case.json()["sets"]["default"]["owned"]["custom.p"]["policy"].clone();
+    remove("custom.p");
+    case.edit_state(|state| {
+        let set = &mut state["sets"]["default"];
+        set["owned"]["custom.p"]["pending"] = serde_json::json!({ "load": policy });
+        set["profiles"].as_object_mut().unwrap().remove("custom.p");
+    });
+    let theirs = compile("profile custom.p { file, signal, }");
+    replace(&theirs);
+    case.pass().exits(1).says("--adopt");
+    assert_eq!(raw_data("custom.p").unwrap(), theirs, "replaced");
+    case.unwant("custom.p");
+    case.armorer(&["reconcile", "--remove-after", "0s", "--take-over"])
+        .exits(0);
+    assert_eq!(raw_data("custom.p").unwrap(), theirs, "removed");
+}
+
+#[test]
+fn an_unwanted_profile_that_an_administrator_replaced_is_left_alone() {
+    let case = Case::new();
+    case.want_simple("custom.p");
+    case.want_simple("custom.q");
+    case.pass().exits(0);
+    case.unwant("custom.p");
+    case.armorer(&["reconcile", "--remove-after", "1h"])
+        .exits(0);
+    let theirs = compile("profile custom.p { file, signal, }");
+    replace(&theirs);
+    case.pass().exits(0);
+    assert_eq!(raw_data("custom.p").unwrap(), theirs, "removed");
+    case.pass().exits(0);
+    assert_eq!(raw_data("custom.p").unwrap(), theirs, "removed later");
+}
+
+#[test]
+fn one_relative_source_in_two_folders_is_two_sources() {
+    let case = Case::new();
+    let pass = |folder: &str, name: &str| {
+        let folder = case.dir.join(folder);
+        fs::create_dir_all(folder.join("profiles")).unwrap();
+        fs::write(folder.join("profiles").join(name), simple(name, "secret")).unwrap();
+        let mut command = case.command(&["reconcile", "--remove-after", "0s", "profiles"]);
+        command.current_dir(folder);
+        run(command)
+    };
+    pass("a", "custom.p").exits(0);
+    pass("b", "custom.q").exits(1).says("--take-over");
+    assert!(is_loaded("custom.p") && is_loaded("custom.q"));
+}
+
+/// Two state folders on one node are one set with two memories: each takes equal profiles for its own, as
+/// after a lost state. One that still wants a profile loads it again.
+#[test]
+fn a_profile_that_a_second_state_folder_removes_comes_back_and_no_process_loses_it() {
+    let case = Case::new();
+    case.want_simple("custom.p");
+    case.want_simple("custom.q");
+    case.pass().exits(0);
+    let source = case.dir.join("other");
+    fs::create_dir(&source).unwrap();
+    for name in ["custom.p", "custom.q"] {
+        fs::write(source.join(name), simple(name, "secret")).unwrap();
+    }
+    let other = || {
+        let mut command = case.command(&["reconcile", "--remove-after", "0s"]);
+        command
+            .env("ARMORER_STATE_DIR", case.dir.join("second"))
+            .env("PROFILES_DIR", &source);
+        run(command)
+    };
+    other().exits(0);
+    fs::remove_file(source.join("custom.p")).unwrap();
+    let held = hold("main", "custom.p");
+    other().exits(0);
+    assert!(held.label().starts_with("custom.p"));
+    drop(held);
+    crate::support::process::until_free("custom.p");
+    other().exits(0);
+    assert!(!is_loaded("custom.p"));
+    case.pass().exits(0).says("another program unloaded it");
+    assert!(is_loaded("custom.p"));
+    other().exits(0);
+    assert!(is_loaded("custom.p"), "removed again");
+}
+
+#[test]
+fn an_unloaded_profile_is_named_with_its_consequence_until_the_next_boot() {
+    let case = Case::new();
+    case.want_simple("custom.p");
+    case.pass().exits(0);
+    let held = hold("main", "custom.p");
+    remove("custom.p");
+    case.pass().exits(0).says("unconfined until");
+    assert!(is_loaded("custom.p"));
+    assert_eq!(held.label(), "unconfined");
+    case.armorer(&["status"]).says("unconfined until");
+    case.pass().exits(0);
+    case.armorer(&["status"]).says("unconfined until");
+}
+
+#[test]
+fn a_kernel_that_complains_is_reported_everywhere() {
+    const MODE: &str = "/sys/module/apparmor/parameters/mode";
+    let case = Case::new();
+    case.want_simple("custom.p");
+    case.pass().exits(0);
+    let loop_file = case.dir.join("loop");
+    fs::write(&loop_file, "4000000000 id\n").unwrap();
+    let metrics = case.dir.join("metrics.prom");
+    let pass = || {
+        let mut command = case.command(&["reconcile", "--loop", "id"]);
+        command.args(["--metrics-file", metrics.to_str().unwrap()]);
+        run(command)
+    };
+    let probe = || {
+        let mut command = case.command(&["status", "--probe", "ready", "--strict"]);
+        command.arg("--loop-heartbeat").arg(&loop_file);
+        run(command)
+    };
+    pass().exits(0);
+    probe().exits(0);
+    fs::write(MODE, "complain").unwrap();
+    let permitted = can_write("custom.p", "/tmp/secret");
+    let said = pass();
+    let (status, ready) = (case.armorer(&["status"]), probe());
+    let figures = fs::read_to_string(&metrics).unwrap();
+    fs::write(MODE, "enforce").unwrap();
+    assert!(permitted, "the kernel's mode has no effect here");
+    said.says("complain");
+    status.says("NOTHING IS ENFORCED");
+    ready.exits(1).says("complain");
+    assert!(figures.contains("armorer_kernel_enforcing{set=\"default\"} 0"));
+    assert!(!can_write("custom.p", "/tmp/secret"));
 }

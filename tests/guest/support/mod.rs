@@ -104,6 +104,18 @@ impl Case {
         self.armorer(&["reconcile", "--remove-after", "0s"])
     }
 
+    /// The recorded state.
+    pub(crate) fn json(&self) -> serde_json::Value {
+        serde_json::from_str(&self.state()).unwrap()
+    }
+
+    /// Changes the recorded state.
+    pub(crate) fn edit_state(&self, edit: impl FnOnce(&mut serde_json::Value)) {
+        let mut state = self.json();
+        edit(&mut state);
+        fs::write(self.dir.join("state/state.json"), format!("{state}\n")).unwrap();
+    }
+
     pub(crate) fn state(&self) -> String {
         fs::read_to_string(self.dir.join("state/state.json")).unwrap_or_default()
     }
