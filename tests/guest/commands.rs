@@ -136,7 +136,7 @@ fn wait_from_self_needs_no_right() {
             "--no-new-privs",
         ]);
         command.args(["--bounding-set=-all", "--inh-caps=-all", "--"]);
-        command.arg(std::env::var("ARMORER_BIN").unwrap());
+        command.arg(std::env::var("TESTED_BINARY").unwrap());
         command.args(["wait", name, "--timeout", "0s"]);
         run(command)
     };
@@ -160,7 +160,7 @@ fn without_securityfs_or_right_nothing_is_touched() {
     let nowhere = case.armorer(&["reconcile", "--securityfs", "/nowhere"]);
     could_not_run(&case, nowhere, before, "--securityfs");
 
-    let binary = std::env::var("ARMORER_BIN").unwrap();
+    let binary = std::env::var("TESTED_BINARY").unwrap();
     let with = |options: &[&str]| {
         let plain = case.command(&[]);
         let mut command = Command::new("setpriv");
@@ -195,7 +195,7 @@ fn a_profile_that_denies_securityfs_is_named_and_another_mount_helps() {
         "profile runtime-like { file, capability, signal, mount, unix, change_profile, ptrace,\n deny /sys/kernel/security/** rwklx, deny /sys/[^f]*/** wklx, }",
     ));
     let before = revision();
-    let binary = std::env::var("ARMORER_BIN").unwrap();
+    let binary = std::env::var("TESTED_BINARY").unwrap();
     let confined = |arguments: &[&str]| {
         let mut command = crate::support::confined("runtime-like", &[&binary, "reconcile"]);
         command.args(arguments).stderr(std::process::Stdio::piped());
@@ -295,7 +295,7 @@ fn wait_under_a_profile_that_denies_the_question_fails_closed() {
     kernel::replace(&compile(
         "profile custom.deaf { file, signal, deny /proc/*/attr/{,apparmor/}current rw, }",
     ));
-    let binary = std::env::var("ARMORER_BIN").unwrap();
+    let binary = std::env::var("TESTED_BINARY").unwrap();
     let ask = |name: &str| {
         let mut command = std::process::Command::new("aa-exec");
         command.args(["-p", "custom.deaf", "--", &binary, "wait", name]);

@@ -52,7 +52,7 @@ fn a_running_compiler_has_nothing_to_give_away() {
     command
         .args([
             "-c",
-            "exec 9<\"$0\"; exec \"$ARMORER_BIN\" reconcile --max-compile-time 8s",
+            "exec 9<\"$0\"; exec \"$TESTED_BINARY\" reconcile --max-compile-time 8s",
         ])
         .arg(&secret)
         .env("SECRET", "canary")

@@ -205,7 +205,7 @@ fn a_pass_in_a_pid_namespace_of_its_own_removes_nothing() {
     case.unwant("custom.p");
     let state = case.dir.join("state");
     let pass = format!(
-        "unshare --pid --fork --mount-proc env ARMORER_STATE_DIR={} $ARMORER_BIN reconcile --remove-after 0s {} || true",
+        "unshare --pid --fork --mount-proc env ARMORER_STATE_DIR={} $TESTED_BINARY reconcile --remove-after 0s {} || true",
         state.display(),
         case.source().display()
     );
@@ -370,7 +370,7 @@ fn force_under_hidden_processes_claims_no_count() {
     let held = hold("main", "custom.p");
     sh("mount -o remount,hidepid=2 /proc");
     let mut command = std::process::Command::new("setpriv");
-    let binary = std::env::var("ARMORER_BIN").unwrap();
+    let binary = std::env::var("TESTED_BINARY").unwrap();
     command
         .args(["--bounding-set", "-all,+mac_admin", "--inh-caps", "-all"])
         .args(["--", &binary, "remove", "custom.p", "--force"])

@@ -224,7 +224,7 @@ fn a_pass_that_changes_nothing_costs_nearly_nothing() {
     let before = revision();
     let trace = case.dir.join("trace");
     let script = format!(
-        "strace -f -y -o {} $ARMORER_BIN reconcile {}",
+        "strace -f -y -o {} $TESTED_BINARY reconcile {}",
         trace.display(),
         case.source().display()
     );
