@@ -12,9 +12,9 @@ use crate::time::{Stamp, in_words};
 /// So many repairs of one profile within [`CONTEST_WINDOW`], and it is left alone for a while.
 pub(crate) const CONTEST_REPAIRS: usize = 3;
 /// See [`CONTEST_REPAIRS`].
-pub(crate) const CONTEST_WINDOW: Duration = Duration::from_secs(600);
+pub(crate) const CONTEST_WINDOW: Duration = Duration::from_mins(10);
 /// A removal that only a starting program puts off for so long is blocked.
-pub(crate) const PUT_OFF_LIMIT: Duration = Duration::from_secs(15 * 60);
+pub(crate) const PUT_OFF_LIMIT: Duration = Duration::from_mins(15);
 
 /// The options that decisions depend on.
 #[derive(Clone, Debug)]

@@ -19,7 +19,7 @@ use crate::source::{self, Known, Limits, Source};
 use crate::state::Member;
 
 /// All of it together may take this long.
-const DEADLINE: Duration = Duration::from_secs(3600);
+const DEADLINE: Duration = Duration::from_hours(1);
 
 /// What a user may set.
 #[derive(Debug)]

@@ -22,7 +22,7 @@ use crate::time::{Stamp, Time, in_words};
 
 /// The loop is given up when it has not turned for three polls, a pass' deadline and this long, in
 /// which a pass waits for another's lock.
-const LIVE_GRACE: Duration = Duration::from_secs(60);
+const LIVE_GRACE: Duration = Duration::from_mins(1);
 
 /// What a user may set.
 #[derive(Debug)]

@@ -9,7 +9,7 @@ use crate::profile::Mode;
 use crate::time::in_words;
 
 /// While it waits, it logs so this often.
-const REMINDER: Duration = Duration::from_secs(60);
+const REMINDER: Duration = Duration::from_mins(1);
 
 /// What a user may set.
 #[derive(Debug)]

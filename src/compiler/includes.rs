@@ -84,7 +84,7 @@ impl Includes {
             let included = self.read(&path);
             if let Some(reason) = included.unreadable {
                 let shown = quoted(&path);
-                found.insert(path, None);
+                found.insert(path, included.digest);
                 let reason = format!(
                     "includes {shown}, which exists and which the compiler cannot read ({reason}): make it readable for everybody"
                 );
@@ -112,7 +112,9 @@ impl Includes {
     }
 
     fn look(&mut self, path: &str) -> Included {
-        let unreadable = |reason| Included {
+        let unreadable = |reason: &'static str| Included {
+            // Another one than that of no file, so that the next pass notices its removal.
+            digest: Some(Digest::of(reason.as_bytes())),
             unreadable: Some(reason),
             ..Included::default()
         };

@@ -21,7 +21,7 @@ const NODE_TIME: Duration = Duration::from_secs(10);
 
 /// Processes are counted by passes that changed something, and else this often: a scan of /proc
 /// costs more than all the rest of a pass with nothing to do.
-const COUNT_EVERY: Duration = Duration::from_secs(300);
+const COUNT_EVERY: Duration = Duration::from_mins(5);
 
 /// A loop's passes that change nothing log a line this often.
 const LOG_EVERY: u64 = 3600;
@@ -213,7 +213,7 @@ impl<'a> NodeWork<'a> {
                 memo.pod.clone_from(&self.cluster.pod);
             }
             Err(error) => {
-                log::warn!(action = "label"; "the node's labels are not written: {error}")
+                log::warn!(action = "label"; "the node's labels are not written: {error}");
             }
         }
     }

@@ -17,13 +17,10 @@ impl Pass<'_> {
         for member in &candidate.record.members {
             let loaded = self.observed.loaded.contains_key(&member.name);
             let owned = &mut self.session.set_mut().owned;
-            match owned.get_mut(&member.name).filter(|_| loaded) {
-                Some(owned) => owned.pending = Some(Pending::Replace(policy)),
-                None => {
-                    let mut new = Owned::new(candidate.name.clone(), policy);
-                    new.pending = Some(Pending::Load(policy));
-                    owned.insert(member.name.clone(), new);
-                }
+            if let Some(owned) = owned.get_mut(&member.name).filter(|_| loaded) { owned.pending = Some(Pending::Replace(policy)) } else {
+                let mut new = Owned::new(candidate.name.clone(), policy);
+                new.pending = Some(Pending::Load(policy));
+                owned.insert(member.name.clone(), new);
             }
         }
     }

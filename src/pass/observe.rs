@@ -61,7 +61,7 @@ impl<'a> Pass<'a> {
             return Ok(());
         }
         self.observed.loaded = self.session.kernel.profiles()?;
-        let names = written.iter().flat_map(|candidate| candidate.top_level());
+        let names = written.iter().flat_map(super::super::plan::Candidate::top_level);
         let contents = self.session.kernel.contents(&names.collect());
         for candidate in &written {
             let policy = candidate.record.policy;
@@ -80,10 +80,9 @@ impl<'a> Pass<'a> {
             if let Some(wrong) = wrong {
                 let set = self.session.set_mut();
                 set.counters.failures += 1;
-                let record = set.profiles.get_mut(&candidate.name);
-                record
-                    .into_iter()
-                    .for_each(|record| record.loaded_at = None);
+                if let Some(record) = set.profiles.get_mut(&candidate.name) {
+                    record.loaded_at = None;
+                }
                 let message = format!(
                     "the kernel accepted it, but now {wrong}: another program loads profiles; the next pass looks again"
                 );

@@ -31,10 +31,11 @@ impl Pass<'_> {
             Removal::Nothing => return Ok(()),
             Removal::Unwanted { sources, holding } => self.unwanted(sources, holding),
             Removal::Named { names, force } => {
-                let names = self.named(names.as_ref());
+                let mut names = self.named(names.as_ref());
                 if *force {
-                    names.iter().for_each(|name| self.remove_by_force(name));
-                    return Ok(());
+                    for name in names.drain(..) {
+                        self.remove_by_force(&name);
+                    }
                 }
                 names.into_iter().map(|name| (name, None)).collect()
             }
@@ -178,7 +179,7 @@ impl Pass<'_> {
                     owned.pending = None;
                 }
                 let message = format!("the kernel did not remove it: {error}");
-                return self.problem(name, Kind::Failed, message);
+                self.problem(name, Kind::Failed, message)
             }
             Err(_) => set.owned.retain(|owned, _| !is_within(owned, name)),
             Ok(()) => {

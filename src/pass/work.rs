@@ -16,10 +16,10 @@ use crate::report::status::Status;
 use crate::report::{Report, copies};
 use crate::source::{self, Known};
 use crate::state::store::Stored;
-use crate::state::{Basis, Object, Problem, Record};
+use crate::state::{Basis, Object, Problem, Record, Set};
 
 /// The API server is not waited for longer: the lock is held meanwhile.
-const API_TIME: Duration = Duration::from_secs(60);
+const API_TIME: Duration = Duration::from_mins(1);
 
 /// A text to be compiled.
 pub(super) struct Fresh<'a> {
@@ -205,74 +205,78 @@ impl Inputs {
         let environment = Digest::of_parts([self.environment, self.compiler.features()?]);
         let mut includes = Includes::new(&settings.compiler.base);
         let mut included = BTreeMap::new();
-        let mut work = Work::default();
-        let refused = |refusal: &Refusal| Problem::refused(refusal, None, now);
-        let early = self.desired.refused.iter();
-        work.problems
-            .extend(early.map(|(name, (_, refusal))| (name.clone(), refused(refusal))));
-        for source in &self.desired.profiles {
-            let name = source.name.to_string();
-            if Instant::now() >= deadline {
-                let message = "not looked at: the time for this pass was over; raise --deadline";
-                work.problems
-                    .push((name, Problem::new(Kind::Failed, message, now)));
-                continue;
-            }
-            let (closure, refusal) = includes.of(&source.text);
-            if let Some(refusal) = refusal {
-                work.problems.push((name, refused(&refusal)));
-                included.extend(closure);
-                continue;
-            }
-            let key = Digest::of_parts([environment, source.digest, closure_digest(&closure)]);
-            let problem = set.problems.get(&name);
-            let recorded = set.profiles.get_key_value(&source.name);
-            if let Some(recorded) = recorded.filter(|(_, record)| record.key == key) {
-                let mut candidate = Candidate::recorded(recorded);
-                candidate.record.source.clone_from(&source.source);
-                work.ready.push(candidate);
-            } else if let Some(problem) = problem.filter(|problem| problem.key == Some(key)) {
-                work.problems.push((name, problem.clone()));
-            } else {
-                work.fresh.push(Fresh {
-                    source,
-                    key,
-                    includes: closure.clone(),
-                    last: problem.is_some_and(|problem| problem.kind == Kind::Failed),
-                });
-            }
-            included.extend(closure);
-        }
-        // The last good version of a text that is refused stays in force.
-        let names: BTreeSet<&str> = work
-            .problems
-            .iter()
-            .map(|(name, _)| name.as_str())
-            .collect();
-        let last_good = set
-            .profiles
-            .iter()
-            .filter(|(name, _)| names.contains(name.as_str()));
-        let last_good: Vec<_> = last_good.map(Candidate::recorded).collect();
-        work.ready.extend(last_good);
-        let basis = Basis {
-            inputs: Some(self.digest),
-            includes: included,
-            objects: self.objects.clone(),
-            ..Basis::default()
-        };
-        Ok(Work {
+        let mut work = Work {
             files: self.desired.names(),
             prefix: Some(&settings.rules.prefix),
             removal: Removal::Unwanted {
                 sources: self.sources.clone(),
                 holding: self.desired.holding.clone(),
             },
-            basis: Some(basis),
             copy_to: settings.report.copy_to.as_deref(),
             remarks: self.remarks.clone(),
-            ..work
-        })
+            ..Work::default()
+        };
+        let early = self.desired.refused.iter();
+        let early = early.map(|(name, (_, refusal))| (name, Problem::refused(refusal, None, now)));
+        let mut problems: Vec<_> = early.map(|(name, problem)| (name.clone(), problem)).collect();
+        for source in &self.desired.profiles {
+            let name = source.name.to_string();
+            if Instant::now() >= deadline {
+                let message = "not looked at: the time for this pass was over; raise --deadline";
+                problems.push((name, Problem::new(Kind::Failed, message, now)));
+                continue;
+            }
+            let (closure, refusal) = includes.of(&source.text);
+            if let Some(refusal) = refusal {
+                problems.push((name, Problem::refused(&refusal, None, now)));
+            } else {
+                let key = Digest::of_parts([environment, source.digest, closure_digest(&closure)]);
+                problems.extend(work.add(set, source, key, &closure));
+            }
+            included.extend(closure);
+        }
+        // The last good version of a text that is refused stays in force.
+        let last_good = problems.iter().filter_map(|(name, _)| set.profiles.get_key_value(&**name));
+        work.ready.extend(last_good.map(Candidate::recorded));
+        work.problems = problems;
+        work.basis = Some(Basis {
+            inputs: Some(self.digest),
+            includes: included,
+            objects: self.objects.clone(),
+            ..Basis::default()
+        });
+        Ok(work)
+    }
+}
+
+impl<'a> Work<'a> {
+    /// Adds the text with this `key`: to be loaded from the store or compiled; or gives the problem that it had
+    /// in the last pass.
+    fn add(
+        &mut self,
+        set: &Set,
+        source: &'a ProfileSource,
+        key: Digest,
+        includes: &BTreeMap<String, Option<Digest>>,
+    ) -> Option<(String, Problem)> {
+        let name = source.name.as_str();
+        let problem = set.problems.get(name);
+        let recorded = set.profiles.get_key_value(&source.name);
+        if let Some(recorded) = recorded.filter(|(_, record)| record.key == key) {
+            let mut candidate = Candidate::recorded(recorded);
+            candidate.record.source.clone_from(&source.source);
+            self.ready.push(candidate);
+        } else if let Some(problem) = problem.filter(|problem| problem.key == Some(key)) {
+            return Some((name.to_owned(), problem.clone()));
+        } else {
+            self.fresh.push(Fresh {
+                source,
+                key,
+                includes: includes.clone(),
+                last: problem.is_some_and(|problem| problem.kind == Kind::Failed),
+            });
+        }
+        None
     }
 }
 

@@ -504,5 +504,5 @@ fn many_profiles_in_one_file_are_limited_and_quick() {
     case.pass().exits(0);
     assert!(is_loaded("custom.x255"));
     let took = start.elapsed();
-    assert!(took < std::time::Duration::from_secs(60), "{took:?}");
+    assert!(took < std::time::Duration::from_mins(1), "{took:?}");
 }

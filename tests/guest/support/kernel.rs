@@ -79,16 +79,6 @@ pub(crate) fn compile(text: &str) -> Vec<u8> {
 }
 
 pub(crate) fn compile_with(text: &str, options: &[&str]) -> Vec<u8> {
-    let policy = try_compile_with(text, options);
-    policy.unwrap_or_else(|| panic!("does not compile: {text}"))
-}
-
-/// As `compile`; none where the compiler does not accept `text`.
-pub(crate) fn try_compile(text: &str) -> Option<Vec<u8>> {
-    try_compile_with(text, &[])
-}
-
-fn try_compile_with(text: &str, options: &[&str]) -> Option<Vec<u8>> {
     let mut parser = Command::new("apparmor_parser")
         .args(["-Q", "-K", "-S"])
         .args(options)
@@ -104,5 +94,6 @@ fn try_compile_with(text: &str, options: &[&str]) -> Option<Vec<u8>> {
         .write_all(text.as_bytes())
         .unwrap();
     let output = parser.wait_with_output().unwrap();
-    output.status.success().then_some(output.stdout)
+    assert!(output.status.success(), "does not compile: {text}");
+    output.stdout
 }
