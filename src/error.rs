@@ -1,7 +1,6 @@
 //! The errors that end a whole invocation, and the exit codes.
 
 use std::error::Error as StdError;
-use std::fmt;
 use std::io;
 use std::process::ExitCode;
 
@@ -26,21 +25,26 @@ impl From<Exit> for ExitCode {
     }
 }
 
-/// The reason why an invocation ends early. One profile's is a [`crate::profile::Refusal`].
+/// The reason why an invocation ends early. One profile's is a [`crate::outcome::Refusal`].
 ///
 /// Each text is one line that says where, what and what to do next; a cause is its `source()`.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
     /// The command line or a variable is wrong.
+    #[error("{0}")]
     Usage(String),
     /// This node, or this container, cannot do it: no AppArmor, no securityfs, no right, no parser.
+    #[error("{0}")]
     Node(String),
     /// A source cannot be read completely, so the desired profiles are not known.
+    #[error("{0}")]
     Source(String),
     /// The state folder cannot be used, or another pass holds its lock.
+    #[error("{0}")]
     State(String),
     /// A system call failed; the text says for which purpose.
-    Io(String, io::Error),
+    #[error("cannot {0}")]
+    Io(String, #[source] io::Error),
 }
 
 impl Error {
@@ -63,26 +67,6 @@ impl Error {
         match self.source() {
             Some(cause) => format!("{self}: {cause}"),
             None => self.to_string(),
-        }
-    }
-}
-
-impl fmt::Display for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Usage(text) | Self::Node(text) | Self::Source(text) | Self::State(text) => {
-                f.write_str(text)
-            }
-            Self::Io(purpose, _) => write!(f, "cannot {purpose}"),
-        }
-    }
-}
-
-impl StdError for Error {
-    fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        match self {
-            Self::Io(_, source) => Some(source),
-            _ => None,
         }
     }
 }

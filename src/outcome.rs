@@ -4,12 +4,27 @@
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
+use strum::IntoEnumIterator as _;
 
 use crate::profile::printable;
 
 /// What became of a profile.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Serialize,
+    Deserialize,
+    strum::Display,
+    strum::EnumIter,
+    strum::IntoStaticStr,
+)]
 #[serde(rename_all = "lowercase")]
+#[strum(serialize_all = "lowercase")]
 pub(crate) enum Kind {
     /// Loaded into the kernel.
     Load,
@@ -45,44 +60,40 @@ pub(crate) enum Severity {
     Problem,
 }
 
-/// Kind, its word, the sign in front of a line, and its severity.
-const KINDS: [(Kind, &str, char, Severity); 10] = [
-    (Kind::Load, "load", '+', Severity::Done),
-    (Kind::Replace, "replace", '~', Severity::Done),
-    (Kind::Own, "own", '=', Severity::Done),
-    (Kind::Remove, "remove", '-', Severity::Done),
-    (Kind::Deferred, "deferred", '…', Severity::Waiting),
-    (Kind::Blocked, "blocked", '!', Severity::Problem),
-    (Kind::Conflict, "conflict", '!', Severity::Problem),
-    (Kind::Contested, "contested", '!', Severity::Problem),
-    (Kind::Refused, "refused", '✗', Severity::Problem),
-    (Kind::Failed, "failed", '✗', Severity::Problem),
-];
-
 impl Kind {
     /// The kinds that are problems.
     pub(crate) fn problems() -> impl Iterator<Item = Self> {
-        let all = KINDS.into_iter();
-        all.filter_map(|(kind, _, _, severity)| (severity == Severity::Problem).then_some(kind))
+        Self::iter().filter(|kind| kind.severity() == Severity::Problem)
     }
 
-    pub(crate) const fn word(self) -> &'static str {
-        KINDS[self as usize].1
+    pub(crate) fn word(self) -> &'static str {
+        self.into()
     }
 
     pub(crate) const fn severity(self) -> Severity {
-        KINDS[self as usize].3
+        match self {
+            Self::Load | Self::Replace | Self::Own | Self::Remove => Severity::Done,
+            Self::Deferred => Severity::Waiting,
+            _ => Severity::Problem,
+        }
+    }
+
+    /// The sign in front of a line.
+    const fn sign(self) -> char {
+        match self {
+            Self::Load => '+',
+            Self::Replace => '~',
+            Self::Own => '=',
+            Self::Remove => '-',
+            Self::Deferred => '…',
+            Self::Blocked | Self::Conflict | Self::Contested => '!',
+            Self::Refused | Self::Failed => '✗',
+        }
     }
 
     /// Whether it changes the kernel.
     pub(crate) const fn is_write(self) -> bool {
         matches!(self, Self::Load | Self::Replace | Self::Remove)
-    }
-}
-
-impl fmt::Display for Kind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.word())
     }
 }
 
@@ -122,9 +133,8 @@ const fn is_false(value: &bool) -> bool {
 
 impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let sign = KINDS[self.kind as usize].2;
-        write!(f, "{sign} {:<9} ", self.kind)?;
-        f.write_str(&about(&self.profile, &self.message))
+        let about = about(&self.profile, &self.message);
+        write!(f, "{} {:<9} {about}", self.kind.sign(), self.kind)
     }
 }
 
@@ -193,10 +203,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_table_stands_in_the_order_of_the_kinds() {
-        for (n, (kind, word, ..)) in KINDS.into_iter().enumerate() {
-            assert_eq!(kind as usize, n);
-            assert_eq!(serde_json::to_value(kind).unwrap(), word);
+    fn state_and_text_spell_a_kind_alike() {
+        for kind in Kind::iter() {
+            assert_eq!(serde_json::to_value(kind).unwrap(), kind.word());
         }
     }
 

@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::Duration;
 
+use wildmatch::WildMatch;
+
 use crate::outcome::Kind;
 use crate::profile::{Digest, Mode, ProfileName, parent};
 use crate::state::{Owned, Pending, Record, Set, State, Unwanted};
@@ -251,7 +253,7 @@ impl Facts<'_> {
             ));
         }
         let mut adopt = self.options.adopt.iter();
-        if adopt.any(|pattern| matches(pattern, name)) {
+        if adopt.any(|pattern| WildMatch::new(pattern).matches(name)) {
             return Ok(Why::Adopted);
         }
         if self.observed.contents.get(name) == Some(&candidate.record.policy) {
@@ -449,30 +451,6 @@ pub(crate) fn settle_claims(set: &mut Set, observed: &Observed) {
         }
         ours && observed.loaded.contains_key(name)
     });
-}
-
-/// Whether `name` fits `pattern`, in which `*` is any text and `?` any character.
-pub(crate) fn matches(pattern: &str, name: &str) -> bool {
-    let pattern: Vec<char> = pattern.chars().collect();
-    let name: Vec<char> = name.chars().collect();
-    let (mut p, mut n) = (0, 0);
-    let mut star = None;
-    while n < name.len() {
-        if p < pattern.len() && pattern[p] == '*' {
-            star = Some((p, n));
-            p += 1;
-        } else if p < pattern.len() && (pattern[p] == '?' || pattern[p] == name[n]) {
-            p += 1;
-            n += 1;
-        } else if let Some((star_p, star_n)) = star {
-            p = star_p + 1;
-            n = star_n + 1;
-            star = Some((star_p, star_n + 1));
-        } else {
-            return false;
-        }
-    }
-    pattern[p..].iter().all(|c| *c == '*')
 }
 
 #[cfg(test)]

@@ -55,7 +55,7 @@ pub(crate) fn is_obeyed(c: char) -> bool {
 
 /// The name of a file that holds a profile, which is the profile's name with `/` written as `.`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[serde(transparent)]
 pub(crate) struct ProfileName(String);
 
 impl ProfileName {
@@ -100,20 +100,6 @@ impl fmt::Display for ProfileName {
 impl Borrow<str> for ProfileName {
     fn borrow(&self) -> &str {
         &self.0
-    }
-}
-
-impl TryFrom<String> for ProfileName {
-    type Error = String;
-
-    fn try_from(name: String) -> Result<Self, String> {
-        Self::parse(&name)
-    }
-}
-
-impl From<ProfileName> for String {
-    fn from(name: ProfileName) -> Self {
-        name.0
     }
 }
 
@@ -207,8 +193,21 @@ impl fmt::Debug for Digest {
 }
 
 /// The mode of a loaded profile, as the kernel prints it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Serialize,
+    Deserialize,
+    strum::Display,
+    strum::EnumString,
+)]
 #[serde(rename_all = "lowercase")]
+#[strum(serialize_all = "lowercase")]
 pub(crate) enum Mode {
     /// What is not allowed is denied.
     Enforce,
@@ -228,32 +227,9 @@ pub(crate) enum Mode {
 }
 
 impl Mode {
-    const WORDS: [(&str, Self); 6] = [
-        ("enforce", Self::Enforce),
-        ("complain", Self::Complain),
-        ("kill", Self::Kill),
-        ("prompt", Self::Prompt),
-        ("unconfined", Self::Unconfined),
-        ("mixed", Self::Mixed),
-    ];
-
     /// The mode of the kernel's word.
     pub(crate) fn of(word: &str) -> Self {
-        let mut words = Self::WORDS.into_iter();
-        words
-            .find(|(known, _)| *known == word)
-            .map_or(Self::Unknown, |(_, mode)| mode)
-    }
-}
-
-impl fmt::Display for Mode {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut words = Self::WORDS.into_iter();
-        f.pad(
-            words
-                .find(|(_, mode)| mode == self)
-                .map_or("unknown", |(word, _)| word),
-        )
+        word.parse().unwrap_or(Self::Unknown)
     }
 }
 

@@ -13,12 +13,12 @@ const DAY: u64 = 24 * HOUR;
 const LAST: u64 = 253_402_300_799;
 
 /// Seconds since 1970, UTC.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Time(pub(crate) u64);
 
 /// A moment: the wall clock for people, the time since boot for counting, because a wall clock
 /// that is set (a node without a battery, NTP) must not make anything due.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Stamp {
     /// The wall clock.
     pub(crate) at: Time,

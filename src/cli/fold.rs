@@ -15,16 +15,21 @@ use crate::rules::SWITCHES;
 /// Variables with our prefix that the scripts read.
 const SCRIPTS: [&str; 2] = ["ARMORER_WAIT_FOR", "ARMORER_LOAD"];
 
-/// Variables without our prefix that stand in for options.
-const PLAIN: [&str; 4] = ["PROFILES_DIR", "POLL_TIME", "NODE_NAME", "POD_NAME"];
+/// Variables without our prefix, and the options that they stand in for; empty: of sources.
+const PLAIN: [(&str, &str); 4] = [
+    ("PROFILES_DIR", ""),
+    ("POLL_TIME", "poll-time"),
+    ("NODE_NAME", "node-name"),
+    ("POD_NAME", "pod-name"),
+];
 
 /// A parsed command line: words for argh, and warnings.
 #[derive(Debug, Default)]
 pub(super) struct Folded {
     pub(super) words: Vec<String>,
     pub(super) warnings: Vec<String>,
-    /// The options that come from the environment.
-    pub(super) from_variables: BTreeSet<String>,
+    /// The options that come from the environment, with their variables.
+    pub(super) from_variables: BTreeMap<String, String>,
 }
 
 /// An option as commands take it.
@@ -146,43 +151,53 @@ impl Folded {
         let all = COMMANDS.iter().flat_map(options_of);
         let all: BTreeMap<String, &str> =
             all.map(|(_, option)| (variable(option), option)).collect();
+        let mut chosen = BTreeMap::new();
         for (name, value) in env {
             let Some(name) = name.to_str() else {
                 continue;
             };
-            let ours = name.starts_with("ARMORER_");
+            let plain = PLAIN.iter().find(|(plain, _)| *plain == name);
+            if plain.is_none() && !name.starts_with("ARMORER_") {
+                continue;
+            }
             let Some(value) = value.to_str() else {
-                if ours || PLAIN.contains(&name) {
-                    return usage(format!("the variable {name} is not UTF-8"));
-                }
-                continue;
+                return usage(format!("the variable {name} is not UTF-8"));
             };
-            if !ours || SCRIPTS.contains(&name) || is_service_link(name) {
+            if let Some((_, option)) = plain {
+                if !value.is_empty() {
+                    chosen.entry(*option).or_insert((name, value));
+                }
                 continue;
             }
-            let Some(option) = all.get(name) else {
-                let names = all.keys().map(String::as_str).chain(SCRIPTS);
-                let mut line = format!("the variable {name} is not known");
-                if let Some(nearest) = nearest(name, names) {
-                    line = format!("{line}: is {nearest} meant?");
-                }
-                // A misspelt variable must not stop a user's pod.
-                if !matches!(command.name, "reconcile" | "wait") {
-                    return usage(line);
-                }
-                self.warnings.push(line);
+            if SCRIPTS.contains(&name) || is_service_link(name) {
                 continue;
-            };
-            if known.contains(option) && !given.contains(option) {
-                self.variable(option, name, value)?;
             }
+            if let Some(option) = all.get(name) {
+                chosen.insert(*option, (name, value));
+                continue;
+            }
+            let names = all.keys().map(String::as_str).chain(SCRIPTS);
+            let hint = nearest(name, names).map(|nearest| format!(": is {nearest} meant?"));
+            let line = format!(
+                "the variable {name} is not known{}",
+                hint.unwrap_or_default()
+            );
+            // A misspelt variable must not stop a user's pod.
+            if !matches!(command.name, "reconcile" | "wait") {
+                return usage(line);
+            }
+            self.warnings.push(line);
         }
-        Ok(())
+        chosen.retain(|option, _| known.contains(option) && !given.contains(option));
+        chosen
+            .iter()
+            .try_for_each(|(option, (name, value))| self.variable(option, name, value))
     }
 
     fn variable(&mut self, option: &str, name: &str, value: &str) -> Result<(), Error> {
         let flag = flag(option);
-        self.from_variables.insert(option.to_owned());
+        self.from_variables
+            .insert(option.to_owned(), name.to_owned());
         if flag.repeatable {
             let values = value.split_whitespace();
             values.for_each(|value| self.push(option, Some(value)));
@@ -201,14 +216,15 @@ impl Folded {
 
 /// argh's complaint, `Error parsing option '--NAME' with value 'VALUE': REASON`, with the variable that the
 /// value came from.
-pub(super) fn complaint(output: &str, from_variables: &BTreeSet<String>) -> String {
-    let option = output.split_once("'--");
-    let option = option.and_then(|(_, rest)| rest.split_once('\''));
+pub(super) fn complaint(output: &str, from_variables: &BTreeMap<String, String>) -> String {
+    let option = output
+        .split_once("'--")
+        .and_then(|(_, rest)| rest.split_once('\''));
     match (option, output.rsplit_once("': ")) {
-        (Some((option, _)), Some((_, reason))) if from_variables.contains(option) => {
-            format!("{}: {reason}", variable(option))
-        }
-        (Some((option, _)), Some((_, reason))) => format!("--{option}: {reason}"),
+        (Some((option, _)), Some((_, reason))) => match from_variables.get(option) {
+            Some(variable) => format!("{variable}: {reason}"),
+            None => format!("--{option}: {reason}"),
+        },
         _ => output.to_owned(),
     }
 }

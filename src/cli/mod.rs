@@ -3,7 +3,6 @@
 mod fold;
 mod options;
 
-use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -16,13 +15,13 @@ use crate::error::{Error, Exit};
 use crate::kernel;
 use crate::kubernetes::access::{Access, server_of_pod};
 use crate::kubernetes::{self, is_dns, node};
-use crate::pass::{self, Place};
+use crate::pass::{self, Place, Removal};
 use crate::plan;
 use crate::profile::{NAME_LIMIT, nearest, quoted};
 use crate::report;
 use crate::rules::{Rules, SWITCHES};
 use crate::source::{Limits, Source};
-use options::{Absolute, COMMANDS, Command, Options};
+use options::{COMMANDS, Command, Options, SpanOrNever};
 
 /// The most bytes of compiled policy that one text may become.
 const POLICY_BYTES: u64 = 16 << 20;
@@ -95,10 +94,6 @@ fn usage<T>(line: impl Into<String>) -> Result<T, Error> {
     Err(Error::Usage(line.into()))
 }
 
-fn path(option: &Option<Absolute>) -> Option<PathBuf> {
-    option.as_ref().map(|path| path.0.clone())
-}
-
 /// Makes settings of options.
 struct Builder<'a> {
     options: Options,
@@ -119,15 +114,17 @@ impl Builder<'_> {
         }
         Ok(match name {
             "reconcile" | "plan" => {
-                let settings = self.reconcile(name == "plan")?;
-                Box::new(move || reconcile::run(&settings))
+                let (settings, dry) = (self.pass()?, name == "plan");
+                let output = options.output.or(dry.then_some("text"));
+                let exit_code = options.exit_code;
+                Box::new(move || reconcile::run(&settings, dry, output, exit_code))
             }
             "wait" => {
                 let settings = self.wait()?;
                 Box::new(move || wait::run(&settings))
             }
             "status" => {
-                let settings = self.status()?;
+                let settings = self.status();
                 Box::new(move || status::run(&settings))
             }
             "check" => {
@@ -139,8 +136,14 @@ impl Builder<'_> {
                 Box::new(move || restore::run(&place))
             }
             _ => {
-                let settings = self.remove()?;
-                Box::new(move || remove::run(&settings))
+                let (place, removal, options) =
+                    (self.place(), self.removal()?, self.plan_options());
+                let options = plan::Options {
+                    take_over: true,
+                    allow_empty: true,
+                    ..options
+                };
+                Box::new(move || remove::run(&place, removal, &options))
             }
         })
     }
@@ -154,29 +157,29 @@ impl Builder<'_> {
 
     fn rebased(&self, path: &Path) -> PathBuf {
         let path = path.strip_prefix("/").unwrap_or(path);
-        self.options.root.0.join(path)
+        self.options.root.join(path)
     }
 
     fn place(&self) -> Place {
         let options = &self.options;
         let set = options.set.as_ref();
         let kernel = kernel::Settings {
-            root: options.root.0.clone(),
-            securityfs: self.rebased(&options.securityfs.0),
-            proc: self.rebased(&options.proc.0),
+            root: options.root.clone(),
+            securityfs: self.rebased(&options.securityfs),
+            proc: self.rebased(&options.proc),
         };
         Place {
             kernel,
-            state_dir: self.rebased(&options.state_dir.0),
-            set: set.map_or_else(|| "default".to_owned(), |set| set.0.clone()),
-            lock_timeout: options.lock_timeout.0,
+            state_dir: self.rebased(&options.state_dir),
+            set: set.cloned().unwrap_or_else(|| "default".into()),
+            lock_timeout: options.lock_timeout,
         }
     }
 
     fn limits(&self) -> Limits {
         Limits {
-            profile_bytes: self.options.max_profile_size.0,
-            profiles: self.options.max_profiles.0,
+            profile_bytes: self.options.max_profile_size,
+            profiles: self.options.max_profiles,
         }
     }
 
@@ -187,19 +190,19 @@ impl Builder<'_> {
         Rules {
             prefix: options.prefix.clone(),
             switches: switches.filter(given).collect(),
-            members: options.max_members.0,
+            members: options.max_members,
         }
     }
 
     fn compiler(&self) -> compiler::Settings {
         let (options, kernel) = (&self.options, self.place().kernel);
         compiler::Settings {
-            program: path(&options.parser),
-            base: options.base.0.clone(),
+            program: options.parser.clone(),
+            base: options.base.clone(),
             features: kernel.features(),
             proc: kernel.proc,
-            time: options.max_compile_time.0,
-            jobs: options.jobs.as_ref().map(|jobs| jobs.0),
+            time: options.max_compile_time,
+            jobs: options.jobs,
             complain: options.complain,
             policy_bytes: POLICY_BYTES,
         }
@@ -208,38 +211,35 @@ impl Builder<'_> {
     fn plan_options(&self) -> plan::Options {
         let options = &self.options;
         plan::Options {
-            remove_after: options.remove_after.0.as_ref().map(|span| span.0),
+            remove_after: match options.remove_after {
+                SpanOrNever::After(time) => Some(time),
+                SpanOrNever::Never => None,
+            },
             allow_empty: options.allow_empty,
             take_over: options.take_over,
             adopt: options.adopt.clone(),
-            most_names: options.max_profiles.0,
+            most_names: options.max_profiles,
         }
     }
 
-    fn reconcile(&self, dry: bool) -> Result<reconcile::Settings, Error> {
+    fn pass(&self) -> Result<pass::Settings, Error> {
         let options = &self.options;
-        let rebased = |option| path(option).map(|path| self.rebased(&path));
+        let rebased = |path: &Option<PathBuf>| path.as_ref().map(|path| self.rebased(path));
         let report = report::Settings {
             copy_to: rebased(&options.copy_to),
             metrics_file: rebased(&options.metrics_file),
             loop_id: options.r#loop.clone(),
         };
-        let pass = pass::Settings {
+        Ok(pass::Settings {
             place: self.place(),
             sources: self.sources()?,
             limits: self.limits(),
             rules: self.rules(),
             compiler: self.compiler(),
             options: self.plan_options(),
-            deadline: options.deadline.0,
+            deadline: options.deadline,
             cluster: self.cluster()?,
             report,
-        };
-        Ok(reconcile::Settings {
-            pass,
-            output: options.output.or(dry.then_some("text")),
-            dry,
-            exit_code: options.exit_code,
         })
     }
 
@@ -269,16 +269,15 @@ impl Builder<'_> {
         let host = self.variable("KUBERNETES_SERVICE_HOST");
         let port = self.variable("KUBERNETES_SERVICE_PORT");
         let in_pod = host.map(|host| server_of_pod(&host, port.as_deref()));
-        let named = |option: &Option<String>, name| option.clone().or_else(|| self.variable(name));
         let access = Access {
             api_server: options.api_server.clone().or(in_pod),
-            token_file: path(&options.token_file),
-            ca_file: path(&options.ca_file),
+            token_file: options.token_file.clone(),
+            ca_file: options.ca_file.clone(),
         };
         let settings = kubernetes::Settings {
             access,
-            node: named(&options.node_name, "NODE_NAME"),
-            pod: named(&options.pod_name, "POD_NAME"),
+            node: options.node_name.clone(),
+            pod: options.pod_name.clone(),
             events: options.events,
             clear_taint: options.clear_taint.clone(),
             label_node: options.label_node,
@@ -344,41 +343,27 @@ impl Builder<'_> {
             Some(_) => (Duration::from_secs(1), Duration::from_millis(100)),
             None => (ASK_EVERY, ASK_EVERY),
         };
-        let interval = options.interval.as_ref();
         Ok(wait::Settings {
             names,
             kernel,
-            mode: options.mode.as_ref().map(|mode| mode.0),
-            timeout: options.timeout.0,
-            interval: interval.map_or(default, |span| span.0).max(least),
+            mode: options.mode,
+            timeout: options.timeout,
+            interval: options.interval.unwrap_or(default).max(least),
         })
     }
 
-    fn status(&self) -> Result<status::Settings, Error> {
+    fn status(&self) -> status::Settings {
         let options = &self.options;
-        let poll_time = match (&options.poll_time, self.variable("POLL_TIME")) {
-            (Some(seconds), _) => seconds.0,
-            (None, Some(text)) => match text.trim().parse() {
-                Ok(seconds @ 1..=86_400) => seconds,
-                _ => {
-                    return usage(format!(
-                        "POLL_TIME: {} is no number of seconds from 1 to 86400",
-                        quoted(&text)
-                    ));
-                }
-            },
-            (None, None) => 30,
-        };
-        Ok(status::Settings {
+        status::Settings {
             place: self.place(),
             one_set: options.set.is_some(),
             json: options.output == Some("json"),
             probe: options.probe,
-            poll_time: Duration::from_secs(poll_time as u64),
-            deadline: options.deadline.0,
+            poll_time: Duration::from_secs(options.poll_time as u64),
+            deadline: options.deadline,
             strict: options.strict,
-            loop_file: self.rebased(&options.loop_heartbeat.0),
-        })
+            loop_file: self.rebased(&options.loop_heartbeat),
+        }
     }
 
     fn check(&self) -> Result<check::Settings, Error> {
@@ -396,22 +381,15 @@ impl Builder<'_> {
         })
     }
 
-    fn remove(&self) -> Result<remove::Settings, Error> {
+    fn removal(&self) -> Result<Removal, Error> {
         let options = &self.options;
         if options.words.is_empty() != options.all {
             return usage("name the profiles to remove, or give --all");
         }
-        let names: BTreeSet<String> = options.words.iter().cloned().collect();
-        let plan_options = plan::Options {
-            take_over: true,
-            allow_empty: true,
-            ..self.plan_options()
-        };
-        Ok(remove::Settings {
-            place: self.place(),
-            names: (!options.all).then_some(names),
+        let names = (!options.all).then(|| options.words.iter().cloned().collect());
+        Ok(Removal::Named {
+            names,
             force: options.force,
-            options: plan_options,
         })
     }
 }

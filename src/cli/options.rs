@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use argh::{ArgsInfo, FromArgValue, FromArgs};
+use argh::{ArgsInfo, FromArgs};
 
 use crate::profile::{Mode, quoted};
 
@@ -17,20 +17,35 @@ pub(super) struct Options {
     pub(super) rule: Vec<String>,
 
     /// re-base state, copies, metrics, securityfs and proc below this folder
-    #[argh(option, arg_name = "DIR", default = "at(\"/\")")]
-    pub(super) root: Absolute,
+    #[argh(option, arg_name = "DIR", default = "\"/\".into()", from_str_fn(path))]
+    pub(super) root: PathBuf,
     /// where state and stored policies are [/var/lib/armorer]
-    #[argh(option, arg_name = "DIR", default = "at(\"/var/lib/armorer\")")]
-    pub(super) state_dir: Absolute,
+    #[argh(
+        option,
+        arg_name = "DIR",
+        default = "\"/var/lib/armorer\".into()",
+        from_str_fn(path)
+    )]
+    pub(super) state_dir: PathBuf,
     /// where securityfs is mounted [/sys/kernel/security]
-    #[argh(option, arg_name = "DIR", default = "at(\"/sys/kernel/security\")")]
-    pub(super) securityfs: Absolute,
+    #[argh(
+        option,
+        arg_name = "DIR",
+        default = "\"/sys/kernel/security\".into()",
+        from_str_fn(path)
+    )]
+    pub(super) securityfs: PathBuf,
     /// where the host's proc is mounted [/proc]
-    #[argh(option, arg_name = "DIR", default = "at(\"/proc\")")]
-    pub(super) proc: Absolute,
+    #[argh(
+        option,
+        arg_name = "DIR",
+        default = "\"/proc\".into()",
+        from_str_fn(path)
+    )]
+    pub(super) proc: PathBuf,
     /// the set of profiles; sets never touch each other's [default]
-    #[argh(option, arg_name = "NAME")]
-    pub(super) set: Option<SetName>,
+    #[argh(option, arg_name = "NAME", from_str_fn(set_name))]
+    pub(super) set: Option<String>,
     /// the log on stderr as text or json; RUST_LOG sets its level [text]
     #[argh(option, arg_name = "FORMAT", from_str_fn(format))]
     pub(super) log_format: Option<&'static str>,
@@ -39,27 +54,37 @@ pub(super) struct Options {
     #[argh(option, arg_name = "TEXT", default = "\"custom.\".to_owned()")]
     pub(super) prefix: String,
     /// the largest text [128KiB]
-    #[argh(option, arg_name = "SIZE", default = "Size(128 << 10)")]
-    pub(super) max_profile_size: Size,
+    #[argh(option, arg_name = "SIZE", default = "128 << 10", from_str_fn(size))]
+    pub(super) max_profile_size: u64,
     /// the most texts, and the most names that a set may own [4096]
-    #[argh(option, arg_name = "N", default = "Count(4096)")]
-    pub(super) max_profiles: Count,
+    #[argh(option, arg_name = "N", default = "4096", from_str_fn(count))]
+    pub(super) max_profiles: usize,
     /// the most profiles, children and hats in one text [256]
-    #[argh(option, arg_name = "N", default = "Count(256)")]
-    pub(super) max_members: Count,
+    #[argh(option, arg_name = "N", default = "256", from_str_fn(count))]
+    pub(super) max_members: usize,
     /// processor time to compile one text [30s]
-    #[argh(option, arg_name = "TIME", default = "Span::of(30)")]
-    pub(super) max_compile_time: Span,
+    #[argh(
+        option,
+        arg_name = "TIME",
+        default = "Duration::from_secs(30)",
+        from_str_fn(span)
+    )]
+    pub(super) max_compile_time: Duration,
 
     /// the compiler [apparmor_parser in the usual folders]
-    #[argh(option, arg_name = "FILE")]
-    pub(super) parser: Option<Absolute>,
+    #[argh(option, arg_name = "FILE", from_str_fn(path))]
+    pub(super) parser: Option<PathBuf>,
     /// the folder of included files
-    #[argh(option, arg_name = "DIR", default = "at(\"/etc/apparmor.d\")")]
-    pub(super) base: Absolute,
+    #[argh(
+        option,
+        arg_name = "DIR",
+        default = "\"/etc/apparmor.d\".into()",
+        from_str_fn(path)
+    )]
+    pub(super) base: PathBuf,
     /// compilers at once [as many as cores and memory allow]
-    #[argh(option, arg_name = "N")]
-    pub(super) jobs: Option<Count>,
+    #[argh(option, arg_name = "N", from_str_fn(count))]
+    pub(super) jobs: Option<usize>,
     /// load all profiles in complain mode
     #[argh(switch)]
     pub(super) complain: bool,
@@ -68,7 +93,8 @@ pub(super) struct Options {
     #[argh(
         option,
         arg_name = "TIME",
-        default = "SpanOrNever(Some(Span::of(900)))"
+        default = "SpanOrNever::After(Duration::from_secs(900))",
+        from_str_fn(span_or_never)
     )]
     pub(super) remove_after: SpanOrNever,
     /// let an empty source remove the profiles that came from it
@@ -82,20 +108,30 @@ pub(super) struct Options {
     pub(super) adopt: Vec<String>,
 
     /// how long the whole pass may take [5m]
-    #[argh(option, arg_name = "TIME", default = "Span::of(300)")]
-    pub(super) deadline: Span,
+    #[argh(
+        option,
+        arg_name = "TIME",
+        default = "Duration::from_secs(300)",
+        from_str_fn(span)
+    )]
+    pub(super) deadline: Duration,
     /// how long to wait for another pass to end [30s]
-    #[argh(option, arg_name = "TIME", default = "Span::of(30)")]
-    pub(super) lock_timeout: Span,
+    #[argh(
+        option,
+        arg_name = "TIME",
+        default = "Duration::from_secs(30)",
+        from_str_fn(span)
+    )]
+    pub(super) lock_timeout: Duration,
     /// the result on stdout: text, json or github (check)
     #[argh(option, arg_name = "FORMAT", from_str_fn(format))]
     pub(super) output: Option<&'static str>,
     /// keep readable copies of the loaded texts in this folder
-    #[argh(option, arg_name = "DIR")]
-    pub(super) copy_to: Option<Absolute>,
+    #[argh(option, arg_name = "DIR", from_str_fn(path))]
+    pub(super) copy_to: Option<PathBuf>,
     /// write figures for Prometheus to this file, at each pass
-    #[argh(option, arg_name = "FILE")]
-    pub(super) metrics_file: Option<Absolute>,
+    #[argh(option, arg_name = "FILE", from_str_fn(path))]
+    pub(super) metrics_file: Option<PathBuf>,
     /// the identity of the loop that repeats the pass: its probes ask for it, and its idle passes log hourly
     #[argh(option, arg_name = "ID")]
     pub(super) r#loop: Option<String>,
@@ -104,11 +140,11 @@ pub(super) struct Options {
     #[argh(option, arg_name = "URL")]
     pub(super) api_server: Option<String>,
     /// the file with the bearer token [in a pod: its ServiceAccount's]
-    #[argh(option, arg_name = "FILE")]
-    pub(super) token_file: Option<Absolute>,
+    #[argh(option, arg_name = "FILE", from_str_fn(path))]
+    pub(super) token_file: Option<PathBuf>,
     /// the certificates that the API server's is checked against [in a pod: its ServiceAccount's]
-    #[argh(option, arg_name = "FILE")]
-    pub(super) ca_file: Option<Absolute>,
+    #[argh(option, arg_name = "FILE", from_str_fn(path))]
+    pub(super) ca_file: Option<PathBuf>,
     /// the name of this Kubernetes node [$NODE_NAME]
     #[argh(option, arg_name = "NAME")]
     pub(super) node_name: Option<String>,
@@ -132,14 +168,19 @@ pub(super) struct Options {
     #[argh(option, arg_name = "WHERE", from_str_fn(asked_place))]
     pub(super) from: Option<&'static str>,
     /// the mode that each profile must be in, such as enforce (with --from kernel)
-    #[argh(option, arg_name = "MODE")]
-    pub(super) mode: Option<DesiredMode>,
+    #[argh(option, arg_name = "MODE", from_str_fn(mode))]
+    pub(super) mode: Option<Mode>,
     /// how long to wait [5m]
-    #[argh(option, arg_name = "TIME", default = "Span::of(300)")]
-    pub(super) timeout: Span,
+    #[argh(
+        option,
+        arg_name = "TIME",
+        default = "Duration::from_secs(300)",
+        from_str_fn(span)
+    )]
+    pub(super) timeout: Duration,
     /// how often to ask [5s; with --from kernel 1s]
-    #[argh(option, arg_name = "TIME")]
-    pub(super) interval: Option<Span>,
+    #[argh(option, arg_name = "TIME", from_str_fn(span))]
+    pub(super) interval: Option<Duration>,
     /// answer a Kubernetes probe: ready or live
     #[argh(option, arg_name = "PROBE", from_str_fn(probe))]
     pub(super) probe: Option<&'static str>,
@@ -147,17 +188,29 @@ pub(super) struct Options {
     #[argh(switch)]
     pub(super) strict: bool,
     /// seconds between the loop's passes [$POLL_TIME, 30]
-    #[argh(option, arg_name = "SECONDS")]
-    pub(super) poll_time: Option<Count>,
+    #[argh(option, arg_name = "SECONDS", default = "30", from_str_fn(count))]
+    pub(super) poll_time: usize,
     /// the file in which the loop notes time and identity
-    #[argh(option, arg_name = "FILE", default = "at(\"/run/armorer/loop\")")]
-    pub(super) loop_heartbeat: Absolute,
+    #[argh(
+        option,
+        arg_name = "FILE",
+        default = "\"/run/armorer/loop\".into()",
+        from_str_fn(path)
+    )]
+    pub(super) loop_heartbeat: PathBuf,
     /// all that the set owns
     #[argh(switch)]
     pub(super) all: bool,
     /// remove even from under running processes, which are unconfined by it
     #[argh(switch)]
     pub(super) force: bool,
+}
+
+/// How long something waits.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum SpanOrNever {
+    After(Duration),
+    Never,
 }
 
 /// A heading, and the options below it.
@@ -260,92 +313,77 @@ pub(super) const COMMANDS: [Command; 7] = [
     ),
 ];
 
-/// A value: `read` takes its text, or the text is not `expected`.
-macro_rules! value {
-    ($name:ident($type:ty), $expected:expr, $read:expr) => {
-        #[derive(Clone, Debug)]
-        pub(super) struct $name(pub(super) $type);
-
-        impl FromArgValue for $name {
-            fn from_arg_value(text: &str) -> Result<Self, String> {
-                let read: fn(&str) -> Option<$type> = $read;
-                let wrong = || format!("{} is not {}", quoted(text), $expected);
-                read(text.trim()).map(Self).ok_or_else(wrong)
-            }
-        }
-    };
+/// `value`, or that `text` is not `expected`.
+fn value<T>(text: &str, expected: &str, value: Option<T>) -> Result<T, String> {
+    value.ok_or_else(|| format!("{} is not {expected}", quoted(text)))
 }
 
-value!(Absolute(PathBuf), "a path", |text| std::path::absolute(
-    text
-)
-.ok());
-value!(Span(Duration), "a time such as 30s, 15m or 2h", span);
-value!(
-    SpanOrNever(Option<Span>),
-    "a time such as 15m, or never",
-    |text| {
-        match text {
-            "never" => Some(None),
-            text => span(text).map(|span| Some(Span(span))),
-        }
-    }
-);
-value!(Count(usize), "a whole number from 1 to 1000000", |text| {
-    text.parse().ok().filter(|n| (1..=1_000_000).contains(n))
-});
-value!(Size(u64), "a size from 1 to 1024MiB such as 128KiB", size);
-value!(
-    DesiredMode(Mode),
-    "enforce, complain, kill, prompt or unconfined",
-    |text| {
-        let mode = Mode::of(text);
-        (!matches!(mode, Mode::Unknown | Mode::Mixed)).then_some(mode)
-    }
-);
-value!(
-    SetName(String),
-    "a name of at most 63 small letters, digits and dashes",
-    |text| {
-        let fits = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
-        let fits = (1..=63).contains(&text.len()) && text.bytes().all(fits);
-        fits.then(|| text.to_owned())
-    }
-);
-
-impl Span {
-    const fn of(seconds: u64) -> Self {
-        Self(Duration::from_secs(seconds))
-    }
-}
-
-fn at(path: &str) -> Absolute {
-    Absolute(path.into())
+fn path(text: &str) -> Result<PathBuf, String> {
+    value(text, "a path", std::path::absolute(text).ok())
 }
 
 /// At most a year.
-fn span(text: &str) -> Option<Duration> {
-    let span = humantime::parse_duration(text).ok()?;
-    (span <= Duration::from_hours(366 * 24)).then_some(span)
+fn span(text: &str) -> Result<Duration, String> {
+    let span = humantime::parse_duration(text.trim()).ok();
+    let span = span.filter(|span| *span <= Duration::from_hours(366 * 24));
+    value(text, "a time such as 30s, 15m or 2h", span)
 }
 
-fn size(text: &str) -> Option<u64> {
+fn span_or_never(text: &str) -> Result<SpanOrNever, String> {
+    match text.trim() {
+        "never" => Ok(SpanOrNever::Never),
+        text => span(text)
+            .map(SpanOrNever::After)
+            .map_err(|error| error + ", or never"),
+    }
+}
+
+fn count(text: &str) -> Result<usize, String> {
+    let count = text
+        .trim()
+        .parse()
+        .ok()
+        .filter(|n| (1..=1_000_000).contains(n));
+    value(text, "a whole number from 1 to 1000000", count)
+}
+
+fn size(text: &str) -> Result<u64, String> {
     let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
-    let unit = match &text[digits.len()..] {
-        "" | "B" => 1,
-        "K" | "KiB" | "k" => 1 << 10,
-        "M" | "MiB" => 1 << 20,
-        _ => return None,
+    let unit = match text[digits.len()..].trim() {
+        "" | "B" => Some(1),
+        "K" | "KiB" | "k" => Some(1 << 10),
+        "M" | "MiB" => Some(1 << 20),
+        _ => None,
     };
-    let bytes = digits.parse::<u64>().ok()?.checked_mul(unit)?;
-    (1..=1 << 30).contains(&bytes).then_some(bytes)
+    let bytes = unit.and_then(|unit| digits.trim().parse::<u64>().ok()?.checked_mul(unit));
+    let bytes = bytes.filter(|bytes| (1..=1 << 30).contains(bytes));
+    value(text, "a size from 1 to 1024MiB such as 128KiB", bytes)
+}
+
+fn mode(text: &str) -> Result<Mode, String> {
+    let mode = Some(Mode::of(text)).filter(|mode| !matches!(mode, Mode::Unknown | Mode::Mixed));
+    value(text, "enforce, complain, kill, prompt or unconfined", mode)
+}
+
+fn set_name(text: &str) -> Result<String, String> {
+    let fits = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+    let fits = (1..=63).contains(&text.len()) && text.bytes().all(fits);
+    let name = fits.then(|| text.to_owned());
+    value(
+        text,
+        "a name of at most 63 small letters, digits and dashes",
+        name,
+    )
 }
 
 /// The one of `words` that `text` is.
 fn one_of(text: &str, words: &[&'static str]) -> Result<&'static str, String> {
     let known = words.iter().find(|word| **word == text.trim());
-    let wrong = || format!("{} is not one of {}", quoted(text), words.join(", "));
-    known.copied().ok_or_else(wrong)
+    value(
+        text,
+        &format!("one of {}", words.join(", ")),
+        known.copied(),
+    )
 }
 
 fn format(text: &str) -> Result<&'static str, String> {

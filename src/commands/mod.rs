@@ -22,3 +22,23 @@ pub(crate) fn print(text: &str) -> Result<(), Error> {
         written => written.map_err(Error::io("write to standard output")),
     }
 }
+
+/// `rows` below `titles`, each column as wide as its widest cell, a line each.
+pub(crate) fn table<const N: usize>(
+    titles: [&str; N],
+    rows: impl Iterator<Item = [String; N]>,
+) -> String {
+    let lines: Vec<_> = std::iter::once(titles.map(str::to_owned))
+        .chain(rows)
+        .collect();
+    let width = |column: usize| lines.iter().map(|line| line[column].chars().count()).max();
+    let widths: [usize; N] = std::array::from_fn(|column| width(column).unwrap_or(0));
+    let line = |line: &[String; N]| {
+        let cells = line
+            .iter()
+            .zip(widths)
+            .map(|(cell, width)| format!("{cell:width$}"));
+        cells.collect::<Vec<_>>().join("  ").trim_end().to_owned() + "\n"
+    };
+    lines.iter().map(line).collect()
+}

@@ -2,33 +2,28 @@
 
 use super::print;
 use crate::error::{Error, Exit};
-use crate::pass;
+use crate::pass::{self, Settings};
 
-/// What a user may set.
-#[derive(Debug)]
-pub(crate) struct Settings {
-    pub(crate) pass: pass::Settings,
-    /// `text` or `json`, if it is printed.
-    pub(crate) output: Option<&'static str>,
-    /// Change nothing.
-    pub(crate) dry: bool,
-    /// Exit 4 where a pass would change something.
-    pub(crate) exit_code: bool,
-}
-
-/// Makes the pass and prints its result.
+/// Makes the pass, or with `dry` plans it, and prints its result as `text` or `json`, if at all. With
+/// `exit_code`, changes that a pass would make end with [`Exit::ChangesPending`].
 ///
 /// # Errors
 /// The pass could not run, or its result could not be printed.
-pub(crate) fn run(settings: &Settings) -> Result<Exit, Error> {
-    let report = pass::reconcile(&settings.pass, settings.dry)?;
-    match settings.output {
+pub(crate) fn run(
+    settings: &Settings,
+    dry: bool,
+    output: Option<&str>,
+    exit_code: bool,
+) -> Result<Exit, Error> {
+    let report = pass::reconcile(settings, dry)?;
+    match output {
         None => {}
         Some("json") => print(&report.to_json())?,
         Some(_) => print(&report.to_text())?,
     }
-    if settings.exit_code && report.has_changes() {
-        return Ok(Exit::ChangesPending);
-    }
-    Ok(report.exit)
+    Ok(if exit_code && report.has_changes() {
+        Exit::ChangesPending
+    } else {
+        report.exit
+    })
 }

@@ -1,14 +1,12 @@
 //! `status`: each desired or owned profile, what the kernel holds, and which processes it confines.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Write as _;
-use std::io::IsTerminal as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::Serialize;
 
-use super::print;
+use super::{print, table};
 use crate::error::{Error, Exit};
 use crate::kernel::{Kernel, Scan, processes};
 use crate::outcome::{Kind, about};
@@ -164,7 +162,7 @@ fn show(settings: &Settings, kernel: &Kernel) -> Result<Exit, Error> {
     };
     print(&match settings.json {
         true => serde_json::to_string_pretty(&overview).expect("plain data") + "\n",
-        false => table(&overview),
+        false => text(&overview),
     })?;
     let settled = |row: &Row| {
         matches!(row.state, "in force" | "deferred" | "unknown" | "learning")
@@ -270,17 +268,17 @@ impl View {
             notes.push("NOTHING IS ENFORCED: the kernel's own mode is complain (/sys/module/apparmor/parameters/mode); write enforce into that file, or boot without apparmor.mode=complain".into());
         }
         if !self.verifiable {
-            notes.push(
-                "contents unverifiable: this kernel shows names and modes, and no contents".into(),
-            );
+            let note = "contents unverifiable: this kernel shows names and modes, and no contents";
+            notes.push(note.into());
         }
         if let Some(cage) = state.cage.as_ref().filter(|cage| *cage != "full") {
+            let known = if cage == "none" {
+                "no Landlock"
+            } else {
+                "an older Landlock"
+            };
             notes.push(format!(
-                "Landlock restricts the compiler: {cage} (this kernel knows {})",
-                match &**cage {
-                    "none" => "no Landlock",
-                    _ => "an older Landlock",
-                }
+                "Landlock restricts the compiler: {cage} (this kernel knows {known})"
             ));
         }
         if let Some(reason) = self.scan.as_ref().and_then(|scan| scan.incomplete.as_ref()) {
@@ -294,67 +292,44 @@ impl View {
 }
 
 /// The table, the problems below it, and the notes.
-fn table(overview: &Overview) -> String {
+fn text(overview: &Overview) -> String {
+    let age = |at: Time| in_words(Duration::from_secs(Time::now().0.saturating_sub(at.0)));
+    let node = overview.node.as_deref().unwrap_or("this node");
+    let passes = overview.last_pass.iter().map(|status| &status.last_pass);
     let mut text = String::new();
-    if let Some(status) = &overview.last_pass {
-        let pass = &status.last_pass;
-        let age = Duration::from_secs(Time::now().0.saturating_sub(pass.ended.at.0));
-        let node = overview.node.as_deref().unwrap_or("this node");
-        let _ = writeln!(
-            text,
-            "{node}: last pass {} ago, {}",
-            in_words(age),
+    for pass in passes {
+        text += &format!(
+            "{node}: last pass {} ago, {}\n",
+            age(pass.ended.at),
             pass.summary
         );
     }
     if overview.profiles.is_empty() {
-        text.push_str("no profile is desired or owned; armorer reconcile SOURCE loads some\n");
+        text += "no profile is desired or owned; armorer reconcile SOURCE loads some\n";
     } else {
-        rows(&mut text, &overview.profiles);
+        let titles = ["PROFILE", "SET", "MODE", "PROCESSES", "CHANGED", "STATE"];
+        let dash = || "-".to_owned();
+        let rows = overview.profiles.iter().map(|row| {
+            let changed = row.changed.map_or_else(dash, age);
+            [
+                printable(&row.profile),
+                row.set.clone(),
+                row.mode.map_or_else(dash, |mode| mode.to_string()),
+                row.processes.map_or_else(dash, |n| n.to_string()),
+                changed.split(' ').next().unwrap_or_default().to_owned(),
+                row.state.to_owned(),
+            ]
+        });
+        text += &table(titles, rows);
     }
-    for row in &overview.profiles {
-        if let Some(message) = &row.message {
-            let _ = writeln!(text, "{}", about(&row.profile, message));
-        }
-    }
-    for note in &overview.notes {
-        let _ = writeln!(text, "note: {}", printable(note));
-    }
+    let messages = overview.profiles.iter();
+    let messages = messages.filter_map(|row| Some(about(&row.profile, row.message.as_ref()?)));
+    let notes = overview
+        .notes
+        .iter()
+        .map(|note| format!("note: {}", printable(note)));
+    messages
+        .chain(notes)
+        .for_each(|line| text += &(line + "\n"));
     text
-}
-
-fn rows(text: &mut String, rows: &[Row]) {
-    let colours = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-    let dash = || "-".to_owned();
-    let age = |at: Time| in_words(Duration::from_secs(Time::now().0.saturating_sub(at.0)));
-    let titles = ["PROFILE", "SET", "MODE", "PROCESSES", "CHANGED", "STATE"].map(str::to_owned);
-    let cells = rows.iter().map(|row| {
-        let changed = row.changed.map_or_else(dash, age);
-        [
-            printable(&row.profile),
-            row.set.clone(),
-            row.mode.map_or_else(dash, |mode| mode.to_string()),
-            row.processes.map_or_else(dash, |n| n.to_string()),
-            changed.split(' ').next().unwrap_or_default().to_owned(),
-            row.state.to_owned(),
-        ]
-    });
-    let lines: Vec<[String; 6]> = std::iter::once(titles).chain(cells).collect();
-    for line in &lines {
-        for (column, cell) in line.iter().take(5).enumerate() {
-            let widths = lines.iter().map(|line| line[column].chars().count());
-            let width = widths.max().unwrap_or(0);
-            let _ = write!(text, "{cell:width$}  ");
-        }
-        let colour = match &*line[5] {
-            "STATE" => 0,
-            "in force" => 32,
-            "deferred" | "learning" => 33,
-            _ => 31,
-        };
-        let _ = match colours && colour > 0 {
-            true => writeln!(text, "\u{1b}[{colour}m{}\u{1b}[0m", line[5]),
-            false => writeln!(text, "{}", line[5]),
-        };
-    }
 }

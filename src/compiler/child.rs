@@ -75,9 +75,7 @@ fn become_compiler(args: &[String]) -> Result<std::convert::Infallible, Box<dyn 
     set_no_new_privs(true)?;
     let cage = enter_cage(program, readable)?;
     if geteuid().is_root() {
-        become_user(user.parse()?).map_err(said(
-            "cannot change to the compiler's user: armorer needs the capabilities SETUID and SETGID",
-        ))?;
+        become_user(user.parse()?).map_err(said("cannot change to the compiler's user: armorer needs the capabilities SETUID and SETGID"))?;
     }
     let _ = clear_ambient_capability_set();
     set_capabilities(None, NONE)?;

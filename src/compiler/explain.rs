@@ -2,20 +2,13 @@
 
 use std::path::Path;
 
+use rustix::process::Signal;
+
 use super::child::{CAGE, NOT_STARTED, PREFIX};
 use super::process::Ended;
 use super::{Compiler, TEXT};
 use crate::outcome::Refusal;
 use crate::time::in_words;
-
-const SIGILL: i32 = 4;
-const SIGABRT: i32 = 6;
-const SIGBUS: i32 = 7;
-const SIGFPE: i32 = 8;
-const SIGKILL: i32 = 9;
-const SIGSEGV: i32 = 11;
-const SIGXCPU: i32 = 24;
-const SIGXFSZ: i32 = 25;
 
 /// Why there is no policy of the text `name`. `messages` may quote included files: of those, name and
 /// line are passed on, and never their contents.
@@ -30,7 +23,7 @@ pub(super) fn explain(
     let failed =
         |words: &str| Refusal::failed(format!("not compiled: {words}; the next pass tries again"));
     match ended {
-        Ended::Signal(SIGXCPU) => {
+        Ended::Signal(Some(Signal::XCPU)) => {
             let time = in_words(settings.time);
             Refusal::new(
                 "cost",
@@ -39,12 +32,12 @@ pub(super) fn explain(
                 ),
             )
         }
-        Ended::Signal(SIGXFSZ) => too_large(settings.policy_bytes),
+        Ended::Signal(Some(Signal::XFSZ)) => too_large(settings.policy_bytes),
         Ended::Status(_) if could_not_write(messages) => match written >= settings.policy_bytes {
             true => too_large(settings.policy_bytes),
             false => failed("the compiler could not write the policy"),
         },
-        Ended::Signal(SIGABRT) | Ended::Status(_) if out_of_memory(messages) => {
+        Ended::Signal(Some(Signal::ABORT)) | Ended::Status(_) if out_of_memory(messages) => {
             let (memory, jobs) = (
                 compiler.resources.address_space >> 20,
                 compiler.resources.jobs,
@@ -57,14 +50,19 @@ pub(super) fn explain(
             )
         }
         // By these it dies of its own mistakes; another signal came from outside.
-        Ended::Signal(signal @ (SIGILL | SIGABRT | SIGBUS | SIGFPE | SIGSEGV)) => Refusal::new(
+        Ended::Signal(Some(
+            signal @ (Signal::ILL | Signal::ABORT | Signal::BUS | Signal::FPE | Signal::SEGV),
+        )) => Refusal::new(
             "compile",
             format!(
-                "crashes the compiler (signal {signal}): simplify the text, or try another version of the compiler"
+                "crashes the compiler (signal {}): simplify the text, or try another version of the compiler",
+                signal.as_raw()
             ),
         ),
-        Ended::Signal(SIGKILL) => failed("the compiler was killed, perhaps for want of memory"),
-        Ended::Signal(signal) => failed(&format!("the compiler was ended by signal {signal}")),
+        Ended::Signal(Some(Signal::KILL)) => {
+            failed("the compiler was killed, perhaps for want of memory")
+        }
+        Ended::Signal(_) => failed("the compiler was ended by a signal"),
         Ended::Overdue => failed("the compiler waited too long for a processor or a disk"),
         Ended::NotAllowed => failed(
             "the compiler takes too long and cannot be killed: give armorer the capability KILL",

@@ -22,7 +22,7 @@ const MESSAGES_LIMIT: u64 = 64 * 1024;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Ended {
     Status(i32),
-    Signal(i32),
+    Signal(Option<Signal>),
     /// Killed at the end of its wall-clock time.
     Overdue,
     /// Its time was over, and this process may not kill it.
@@ -81,7 +81,7 @@ impl Process {
             Ok(Some(_)) if self.killed => Some(Ended::Overdue),
             Ok(Some(status)) => Some(match (status.code(), status.signal()) {
                 (Some(code), _) => Ended::Status(code),
-                (None, signal) => Ended::Signal(signal.unwrap_or_default()),
+                (None, signal) => Ended::Signal(signal.and_then(Signal::from_named_raw)),
             }),
             // The kernel reports every child exactly once; this is the only place that waits.
             Err(_) => Some(Ended::Stuck),

@@ -35,33 +35,30 @@ impl Kernel {
         let mut found: BTreeMap<String, Option<Digest>> = BTreeMap::new();
         let mut blobs: HashMap<Vec<u8>, Option<Digest>> = HashMap::new();
         let profiles = self.apparmor.join("policy/profiles");
-        let mut text = Vec::new();
         // What was listed until an error counts; the rest is as if the kernel showed none of it.
-        let _ = fs::list(&profiles, &mut |entry, _| {
-            let encoded_name = without_number(entry.as_bytes());
+        for entry in std::fs::read_dir(&profiles).into_iter().flatten().flatten() {
+            let encoded_name = entry.file_name();
+            let encoded_name = without_number(encoded_name.as_bytes());
             let Some(candidates) = encoded_name.and_then(|name| encoded.get(name)) else {
-                return;
+                continue;
             };
-            let folder = profiles.join(entry);
-            if fs::read_into(&folder.join("name"), NAME_BYTES, &mut text).is_err() {
-                return;
-            }
+            let folder = entry.path();
+            let Ok(text) = fs::read(&folder.join("name"), NAME_BYTES) else {
+                continue;
+            };
             let shown = text.strip_suffix(b"\n").unwrap_or(&text);
             let Some(name) = candidates.iter().find(|name| name.as_bytes() == shown) else {
-                return;
+                continue;
             };
             let identity = identity(&folder);
+            let known = blobs.entry(identity.clone());
+            let digest = *known.or_insert_with(|| digest(&folder, &identity));
             // Two profiles of one name: neither can be told.
-            let digest = match found.contains_key(*name) {
-                true => None,
-                false => *blobs
-                    .entry(identity.clone())
-                    .or_insert_with(|| digest(&folder, &identity)),
-            };
+            let digest = digest.filter(|_| !found.contains_key(*name));
             found.insert((*name).to_owned(), digest);
             let loaded = Loaded { folder, identity };
             self.seen.borrow_mut().insert((*name).to_owned(), loaded);
-        });
+        }
         let shown = found.into_iter();
         shown
             .filter_map(|(name, digest)| Some((name, digest?)))
@@ -80,8 +77,7 @@ impl Kernel {
 
 /// What tells one load of a profile from another with other contents; empty where nothing does.
 fn identity(folder: &Path) -> Vec<u8> {
-    let mut hash = Vec::new();
-    if fs::read_into(&folder.join("raw_sha256"), NAME_BYTES, &mut hash).is_ok() {
+    if let Ok(hash) = fs::read(&folder.join("raw_sha256"), NAME_BYTES) {
         return hash;
     }
     let link = std::fs::read_link(folder.join("raw_data"));

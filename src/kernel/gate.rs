@@ -1,6 +1,6 @@
 //! The question of a process without any right: is a profile loaded?
 
-use std::io::{self, Write as _};
+use std::io;
 use std::path::Path;
 
 use fs_err as fs;
@@ -20,12 +20,10 @@ pub(crate) fn is_loaded(name: &str) -> Result<bool, Error> {
     ];
     let place = PLACES.iter().find(|place| Path::new(place).exists());
     let place = place.unwrap_or(&PLACES[1]);
-    let mut file = fs::OpenOptions::new().write(true).open(place).map_err(|error| {
-        Error::Node(format!(
-            "cannot ask the kernel for loaded profiles ({error}): run this container under RuntimeDefault or Unconfined, or with --from kernel"
-        ))
+    let file = fs::OpenOptions::new().write(true).open(place).map_err(|error| {
+        Error::Node(format!("cannot ask the kernel for loaded profiles ({error}): run this container under RuntimeDefault or Unconfined, or with --from kernel"))
     })?;
-    match file.write(format!("permprofile {name}").as_bytes()) {
+    match rustix::io::write(&file, format!("permprofile {name}").as_bytes()) {
         Ok(_) => Ok(true),
         Err(error) => match error.kind() {
             io::ErrorKind::NotFound => Ok(false),

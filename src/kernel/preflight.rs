@@ -128,9 +128,7 @@ impl Kernel {
             .unwrap_or_default();
         match label.trim() {
             "unconfined" => "AppArmor does not deny it, since this process is unconfined: look for another security module, or at the mount".to_owned(),
-            label => format!(
-                "this process' own AppArmor profile, {label}, denies files below /sys: mount securityfs at another path, such as /host/securityfs, and name it with --securityfs"
-            ),
+            label => format!("this process' own AppArmor profile, {label}, denies files below /sys: mount securityfs at another path, such as /host/securityfs, and name it with --securityfs"),
         }
     }
 }
@@ -154,9 +152,7 @@ fn initial_namespace(own: &Path) -> Result<(), Error> {
     if map.is_empty() || fields == ["0", "0", "4294967295"] {
         return Ok(());
     }
-    Err(Error::Node(
-        "this process is in a user namespace, whose root may not load policy: run without rootless mode, user-namespace remapping, or `hostUsers: false`".to_owned(),
-    ))
+    Err(Error::Node("this process is in a user namespace, whose root may not load policy: run without rootless mode, user-namespace remapping, or `hostUsers: false`".to_owned()))
 }
 
 fn mac_admin(own: &Path) -> Result<(), Error> {
@@ -171,7 +167,5 @@ fn mac_admin(own: &Path) -> Result<(), Error> {
     if effective >> MAC_ADMIN & 1 == 1 {
         return Ok(());
     }
-    Err(Error::Node(
-        "this process lacks CAP_MAC_ADMIN: run as root, in a container with `capabilities: {add: [MAC_ADMIN]}`".to_owned(),
-    ))
+    Err(Error::Node("this process lacks CAP_MAC_ADMIN: run as root, in a container with `capabilities: {add: [MAC_ADMIN]}`".to_owned()))
 }

@@ -1,18 +1,21 @@
 //! The processes that each profile confines: a scan of /proc that knows whether it is complete.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
-use std::fmt::Write as _;
-use std::mem::MaybeUninit;
+use std::io;
+use std::os::unix::fs::DirEntryExt as _;
 use std::path::Path;
 
-use rustix::fd::{AsFd, OwnedFd};
-use rustix::fs::{CWD, Mode, OFlags, PROC_SUPER_MAGIC, RawDir, fstatfs, openat};
-use rustix::io::{Errno, read};
+use rustix::fs::{PROC_SUPER_MAGIC, statfs};
+use rustix::io::Errno;
 
+use crate::fs;
 use crate::profile::{is_within, printable};
 
 /// New processes are looked for this often; a node that starts them faster is reported.
 const ROUNDS: usize = 64;
+
+/// More than a name, a label or a command line that matters has, in bytes.
+const TEXT_BYTES: u64 = 1 << 20;
 
 /// The kernel's mark of its own threads in `/proc/PID/stat` (`PF_KTHREAD`, include/linux/sched.h).
 const KERNEL_THREAD: u64 = 0x0020_0000;
@@ -106,15 +109,11 @@ impl Scan {
         const SHOWN: usize = 3;
         let users = self.users_of(profile);
         let named = users.iter().take(SHOWN);
-        let mut named: Vec<String> = named
-            .map(|(pid, comm)| format!("{pid} {}", printable(comm)))
-            .collect();
-        if users.len() > SHOWN {
-            named.push("…".into());
-        }
+        let named = named.map(|(pid, comm)| format!("{pid} {}", printable(comm)));
+        let more = (users.len() > SHOWN).then(|| "…".into());
+        let named = named.chain(more).collect::<Vec<_>>().join(", ");
         let plural = if users.len() == 1 { "" } else { "es" };
-        (!users.is_empty())
-            .then(|| format!("{} process{plural} ({})", users.len(), named.join(", ")))
+        (!users.is_empty()).then(|| format!("{} process{plural} ({named})", users.len()))
     }
 
     /// The first runtime that may be starting a container, in words.
@@ -126,138 +125,109 @@ impl Scan {
         ))
     }
 
-    fn miss(&mut self, why: impl FnOnce() -> String) {
-        self.incomplete.get_or_insert_with(why);
+    fn miss(&mut self, reason: String) {
+        self.incomplete.get_or_insert(reason);
     }
 }
 
 /// Reads the label of every thread of every process in `proc`.
 pub(crate) fn scan(proc: &Path) -> Scan {
     let mut scan = Scan::default();
-    match openat(CWD, proc, folder_flags(), Mode::empty()) {
-        Err(error) => scan.miss(|| format!("cannot open {}: {error}", proc.display())),
-        Ok(folder) => {
-            let other = fstatfs(&folder).is_ok_and(|fs| fs.f_type != PROC_SUPER_MAGIC);
-            if !other && let Err(why) = shows_all(proc) {
-                scan.miss(|| why);
-            }
-            let mut scanner = Scanner::new(folder, scan);
-            scanner.all(proc);
-            scan = scanner.scan;
-        }
+    if statfs(proc).is_ok_and(|fs| fs.f_type == PROC_SUPER_MAGIC)
+        && let Err(reason) = shows_all(proc)
+    {
+        scan.miss(reason);
     }
-    scan
+    // Linux before 5.1 has only the file that all security modules share.
+    let attribute = match proc.join("1/attr/apparmor").exists() {
+        true => "attr/apparmor/current",
+        false => "attr/current",
+    };
+    let mut scanner = Scanner {
+        proc,
+        attribute,
+        scan,
+    };
+    if let Err(error) = scanner.all() {
+        scanner
+            .scan
+            .miss(format!("cannot list {}: {error}", proc.display()));
+    }
+    scanner.scan
 }
 
-struct Scanner {
-    proc: OwnedFd,
+struct Scanner<'a> {
+    proc: &'a Path,
     /// The file with a thread's label, below the thread's folder.
     attribute: &'static str,
-    path: String,
-    buffer: Vec<u8>,
     scan: Scan,
 }
 
-impl Scanner {
-    fn new(proc: OwnedFd, scan: Scan) -> Self {
-        let mut scanner = Self {
-            proc,
-            attribute: "attr/apparmor/current",
-            path: String::new(),
-            buffer: vec![0; 4096],
-            scan,
-        };
-        // Linux before 5.1 has only the file that all security modules share.
-        let first = openat(
-            &scanner.proc,
-            "1/attr/apparmor",
-            folder_flags(),
-            Mode::empty(),
-        );
-        if first.is_err_and(gone) {
-            scanner.attribute = "attr/current";
-        }
-        scanner
-    }
-
-    fn all(&mut self, proc: &Path) {
+impl Scanner<'_> {
+    fn all(&mut self) -> io::Result<()> {
+        let shown = self.proc.display();
         let mut seen = HashSet::new();
         let mut first_process = false;
         for _ in 0..ROUNDS {
-            let processes = openat(&self.proc, ".", folder_flags(), Mode::empty())
-                .and_then(|folder| numbered(&folder));
-            let processes = match processes {
-                Ok(processes) => processes,
-                Err(error) => {
-                    self.scan
-                        .miss(|| format!("cannot list {}: {error}", proc.display()));
-                    return;
-                }
-            };
-            let mut new = false;
-            for (pid, inode) in processes {
+            let before = seen.len();
+            for (pid, inode) in numbered(self.proc)? {
                 if !seen.insert((pid, inode)) {
                     continue;
                 }
-                new = true;
                 match self.process(pid) {
                     Ok(read) => first_process |= pid == 1 && read,
-                    Err(error) => self.scan.miss(|| {
-                        format!(
-                            "cannot read the label of process {pid} in {}: {error}",
-                            proc.display()
-                        )
-                    }),
+                    Err(error) => {
+                        let reason = "cannot read the label of process";
+                        self.scan
+                            .miss(format!("{reason} {pid} in {shown}: {error}"));
+                    }
                 }
             }
-            if !new {
+            if seen.len() == before {
                 if !first_process {
-                    self.scan
-                        .miss(|| format!("process 1 is not shown in {}", proc.display()));
+                    self.scan.miss(format!("process 1 is not shown in {shown}"));
                 }
-                return;
+                return Ok(());
             }
         }
         self.scan
-            .miss(|| format!("processes start faster than {} can be read", proc.display()));
+            .miss(format!("processes start faster than {shown} can be read"));
+        Ok(())
     }
 
     /// Whether any thread of the process was still there.
-    fn process(&mut self, pid: u32) -> Result<bool, Errno> {
+    fn process(&mut self, pid: u32) -> io::Result<bool> {
+        let folder = self.proc.join(pid.to_string());
         // Before the labels: a runtime has them changed by its exec, which changes the name too.
-        let comm = match self.comm(pid) {
-            Err(error) if gone(error) => return Ok(false),
+        let comm = match Self::read(&folder.join("comm")) {
+            Err(error) if gone(&error) => return Ok(false),
             comm => comm?,
         };
-        if is_runtime(&comm) || self.was_started_as_runtime(pid, &comm) {
+        if is_runtime(&comm) || Self::was_started_as_runtime(&folder, &comm) {
             self.scan.armed.push((pid, comm.clone()));
         }
         let first = self.scan.processes.len();
         let mut seen = BTreeSet::new();
         let mut any = false;
         for _ in 0..ROUNDS {
-            self.set_path(format_args!("{pid}/task"));
-            let task = openat(&self.proc, &self.path, folder_flags(), Mode::empty());
-            let threads = task.as_ref().map_err(|error| *error).and_then(numbered);
-            let (task, threads) = match (task, threads) {
-                (Err(error), _) | (_, Err(error)) if gone(error) => return Ok(any),
-                (task, threads) => (task?, threads?),
+            let threads = match numbered(&folder.join("task")) {
+                Err(error) if gone(&error) => return Ok(any),
+                threads => threads?,
             };
             // A thread that has gone can have started another one meanwhile.
             let mut vanished = false;
-            for (thread, _) in threads {
-                if !seen.insert(thread) {
-                    continue;
-                }
-                let attribute = self.attribute;
-                self.set_path(format_args!("{thread}/{attribute}"));
-                let label = match read_text(&task, &self.path, &mut self.buffer) {
-                    Err(error) if gone(error) => {
-                        vanished = true;
-                        continue;
-                    }
-                    label => label?,
-                };
+            for (thread, _) in threads
+                .into_iter()
+                .filter(|(thread, _)| seen.insert(*thread))
+            {
+                let label =
+                    match Self::read(&folder.join(format!("task/{thread}/{}", self.attribute))) {
+                        Err(error) if gone(&error) => {
+                            vanished = true;
+                            continue;
+                        }
+                        label => label?,
+                    };
                 any = true;
                 let known = &self.scan.processes[first..];
                 if label != "unconfined" && known.iter().all(|known| known.label != label) {
@@ -272,78 +242,50 @@ impl Scanner {
                 return Ok(any);
             }
         }
-        // Its threads come and go faster than they can be read.
-        Err(Errno::AGAIN)
-    }
-
-    fn comm(&mut self, pid: u32) -> Result<String, Errno> {
-        self.set_path(format_args!("{pid}/comm"));
-        read_text(&self.proc, &self.path, &mut self.buffer)
+        Err(io::Error::other(
+            "its threads come and go faster than they can be read",
+        ))
     }
 
     /// A program started by its descriptor is called by that number.
-    fn was_started_as_runtime(&mut self, pid: u32, comm: &str) -> bool {
+    fn was_started_as_runtime(folder: &Path, comm: &str) -> bool {
         if comm.is_empty() || !comm.bytes().all(|byte| byte.is_ascii_digit()) {
             return false;
         }
-        self.set_path(format_args!("{pid}/cmdline"));
-        let Ok(line) = read_text(&self.proc, &self.path, &mut self.buffer) else {
+        let Ok(line) = Self::read(&folder.join("cmdline")) else {
             return true;
         };
         let program = line.split('\0').next().unwrap_or_default();
         is_runtime(program.rsplit('/').next().unwrap_or_default())
     }
 
-    fn set_path(&mut self, path: std::fmt::Arguments) {
-        self.path.clear();
-        // Writing to a String cannot fail.
-        let _ = self.path.write_fmt(path);
+    /// A file's text without the newline at its end.
+    fn read(file: &Path) -> io::Result<String> {
+        let bytes = fs::read(file, TEXT_BYTES)?;
+        let text = String::from_utf8_lossy(&bytes);
+        Ok(text.trim_end_matches(['\n', '\0']).to_owned())
     }
-}
-
-fn folder_flags() -> OFlags {
-    OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC
 }
 
 /// The process or thread has ended.
-fn gone(error: Errno) -> bool {
-    matches!(error, Errno::NOENT | Errno::SRCH)
+fn gone(error: &io::Error) -> bool {
+    let errno = Errno::from_io_error(error);
+    matches!(errno, Some(Errno::NOENT | Errno::SRCH))
 }
 
-/// The entries of an open folder that are numbers, with their inodes: a number that is given
-/// anew has another one.
-fn numbered(folder: &OwnedFd) -> Result<Vec<(u32, u64)>, Errno> {
-    let mut buffer = [MaybeUninit::uninit(); 8192];
-    let mut entries = RawDir::new(folder, &mut buffer);
+/// The entries of a folder that are numbers, with their inodes: a number that is given anew has another
+/// one.
+fn numbered(folder: &Path) -> io::Result<Vec<(u32, u64)>> {
     let mut numbers = Vec::new();
-    while let Some(entry) = entries.next() {
+    for entry in std::fs::read_dir(folder)? {
         let entry = entry?;
-        let number = entry.file_name().to_str().ok().and_then(|n| n.parse().ok());
+        let number = entry
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse().ok());
         numbers.extend(number.map(|number| (number, entry.ino())));
     }
     Ok(numbers)
-}
-
-/// A file's text without the newline at its end.
-fn read_text(folder: impl AsFd, path: &str, buffer: &mut Vec<u8>) -> Result<String, Errno> {
-    let file = openat(
-        folder,
-        path,
-        OFlags::RDONLY | OFlags::CLOEXEC,
-        Mode::empty(),
-    )?;
-    let mut length = 0;
-    loop {
-        if length == buffer.len() {
-            buffer.resize(2 * length, 0);
-        }
-        match read(&file, &mut buffer[length..])? {
-            0 => break,
-            more => length += more,
-        }
-    }
-    let text = String::from_utf8_lossy(&buffer[..length]);
-    Ok(text.trim_end_matches(['\n', '\0']).to_owned())
 }
 
 /// Whether a process of this name may be starting a program under a profile.

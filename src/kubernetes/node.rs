@@ -15,11 +15,10 @@ use super::{Metadata, is_dns};
 /// How often another program may change the taints between our look and our change.
 const TRIES: u32 = 5;
 
-/// What was last written to the node's object, and for which object and boot.
+/// What was last written to the node's object, in this boot.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Memo {
-    pub(crate) boot_id: String,
-    /// A new pod looks again: perhaps the node was deleted and has joined anew.
+    /// The pod that wrote it. A new pod looks again: perhaps the node was deleted and has joined anew.
     pub(crate) pod: Option<String>,
     /// The uid of the node's object.
     pub(crate) uid: String,
@@ -77,15 +76,15 @@ pub(crate) fn clear_taint(
     client: &Client,
     node: &str,
     key: &str,
-    memo: Option<&Memo>,
+    memo: &Memo,
 ) -> Result<(String, bool), Failure> {
     let path = path(node);
     let mut tries = 0;
     loop {
         let found: Node = client.get(&path, JSON)?;
         let uid = found.metadata.uid;
-        let known = memo.filter(|memo| memo.uid == uid && memo.taint.as_deref() == Some(key));
-        let Some(patch) = untaint(&uid, &found.spec.taints, key).filter(|_| known.is_none()) else {
+        let known = memo.uid == uid && memo.taint.as_deref() == Some(key);
+        let Some(patch) = untaint(&uid, &found.spec.taints, key).filter(|_| !known) else {
             return Ok((uid, tries > 0));
         };
         tries += 1;
@@ -115,7 +114,7 @@ fn untaint(uid: &str, taints: &[Value], key: &str) -> Option<Value> {
     (!ours.is_empty()).then_some(Value::Array(operations))
 }
 
-/// Writes the labels of the set named `set` to the node; none: takes them away. Returns the node's uid.
+/// Writes the labels of the set named `set` to the node. Returns the node's uid.
 ///
 /// # Errors
 /// Anything that keeps them from being written.
@@ -123,21 +122,21 @@ pub(crate) fn label(
     client: &Client,
     node: &str,
     set: &str,
-    labels: Option<&Labels>,
+    labels: &Labels,
 ) -> Result<String, Failure> {
     let suffix = match set {
         "default" => String::new(),
         set => format!(".{set}"),
     };
     let patch = json!({"metadata": {"labels": {
-        format!("armorer/state{suffix}"): labels.map(|labels| &labels.state),
-        format!("armorer/profiles{suffix}"): labels.map(|labels| &labels.profiles),
+        format!("armorer/state{suffix}"): labels.state,
+        format!("armorer/profiles{suffix}"): labels.profiles,
     }}});
-    #[derive(Deserialize)]
-    struct Answer {
-        metadata: Metadata,
-    }
-    let body = Some((MERGE_PATCH, &patch));
-    let answer: Answer = client.send(&Method::PATCH, &path(node), METADATA, body)?;
+    let answer: Node = client.send(
+        &Method::PATCH,
+        &path(node),
+        METADATA,
+        Some((MERGE_PATCH, &patch)),
+    )?;
     Ok(answer.metadata.uid)
 }

@@ -2,33 +2,39 @@
 
 use std::time::{Duration, Instant};
 
-use super::Place;
-use crate::error::{Error, Exit};
+use super::{Place, node};
+use crate::error::Error;
 use crate::fs::replace;
-use crate::kernel::{Kernel, Scan, processes};
-use crate::kubernetes::client::Client;
-use crate::kubernetes::node::{self, Labels, Memo};
-use crate::kubernetes::{self, events};
-use crate::outcome::{Kind, Outcome};
+use crate::kernel::{Kernel, processes};
+use crate::kubernetes;
 use crate::report::status::{Processes, Status};
 use crate::report::{self, Report, metrics};
 use crate::state::Set;
 use crate::state::store::Store;
 use crate::time::{Stamp, Time};
 
-/// The node's object and its events are not waited for longer, each.
-const NODE_TIME: Duration = Duration::from_secs(10);
-
 /// Processes are counted by passes that changed something, and else this often: a scan of /proc
 /// costs more than all the rest of a pass with nothing to do.
 const COUNT_EVERY: Duration = Duration::from_mins(5);
 
-/// A loop's passes that change nothing log a line this often.
+/// A loop's passes that change nothing log a line this often, in seconds.
 const LOG_EVERY: u64 = 3600;
 
-/// Brings node, log, status and metrics up to date. Only a taint that stays makes the pass not converged;
-/// all else is logged.
-pub(super) fn conclude(
+/// Makes `pass`, and brings node, log, status and metrics up to date. Only a taint that stays makes the
+/// pass not converged; all else is logged.
+pub(super) fn concluded(
+    place: &Place,
+    settings: &report::Settings,
+    cluster: Option<&kubernetes::Settings>,
+    pass: impl FnOnce() -> Result<Report, Error>,
+) -> Result<Report, Error> {
+    let started = Instant::now();
+    let mut result = pass();
+    conclude(place, settings, cluster, started, &mut result);
+    result
+}
+
+fn conclude(
     place: &Place,
     settings: &report::Settings,
     cluster: Option<&kubernetes::Settings>,
@@ -36,69 +42,52 @@ pub(super) fn conclude(
     result: &mut Result<Report, Error>,
 ) {
     let kernel = Kernel::new(&place.kernel);
-    let boot_id = kernel.boot_id().unwrap_or_default();
     let mut store = Store::new(&place.state_dir);
     let path = store.status_path(&place.set);
-    let previous = Status::read(&path);
-    let summary = previous
-        .as_ref()
-        .map(|previous| previous.last_pass.summary.clone());
-    let node = cluster.and_then(|cluster| NodeWork::new(cluster, &place.set));
-    let mut memo = node
-        .as_ref()
-        .map(|node| node.memo(&boot_id, previous.as_ref()));
-    if let (Some(node), Some(memo), Ok(report)) = (&node, &mut memo, &mut *result) {
-        node.clear_taint(memo, report);
+    let mut status = Status::read(&path).unwrap_or_default();
+    let summary = status.last_pass.summary.clone();
+    status.enter_boot(&kernel.boot_id().unwrap_or_default());
+    let node = cluster.and_then(|cluster| node::Node::new(cluster, &place.set));
+    if let (Some(node), Ok(report)) = (&node, &mut *result) {
+        node.clear_taint(&mut status.node, report);
     }
-    let now = Stamp::now();
-    let took = started.elapsed();
-    let loop_id = settings.loop_id.clone();
-    let mut status = Status::after(previous, now, boot_id, took, loop_id, result);
-    if let (Some(node), Some(memo)) = (&node, &mut memo) {
-        node.label(memo, result);
-    }
-    status.node = memo.or(status.node);
-    status.state = result.as_ref().ok().and_then(|report| report.saved);
-    let same = summary.as_deref() == Some(&status.last_pass.summary);
+    let (now, took) = (Stamp::now(), started.elapsed());
     let began = Time(now.at.0.saturating_sub(took.as_secs() + 1));
-    let due = now.uptime >= status.logged + LOG_EVERY;
-    if settings.loop_id.is_none() || !same || due {
+    status.end_pass(now, took, !kernel.complains(), result);
+    let same = status.last_pass.summary == summary;
+    if let Some(node) = &node {
+        node.label(&mut status.node, result);
+        node.send_events(result, began, same);
+    }
+    let due = settings.loop_id.is_none() || now.uptime >= status.logged + LOG_EVERY;
+    if due || !same {
         if let Ok(report) = result {
-            if settings.loop_id.is_none() || due {
-                report.log_problems(began);
-            }
-            report.log_end();
+            report.log_end(due.then_some(began));
         }
         status.logged = now.uptime;
     }
-    if let Some(node) = &node {
-        node.send_events(result, began, same);
+    if settings.loop_id.is_some() {
+        status.loop_id.clone_from(&settings.loop_id);
     }
     if !store.is_prepared() {
         return;
     }
     if let Some(file) = &settings.metrics_file {
-        if let Ok(report) = result {
-            let counted = status.processes.as_ref().map(|processes| processes.counted);
-            if report.has_changes() || counted.is_none_or(|at| now.since(&at) >= COUNT_EVERY) {
-                status.processes = count(&processes::scan(kernel.proc()), &report.set, now);
-            }
-        }
-        let recorded = match result {
-            Ok(_) => None,
+        let set = match result {
+            Ok(report) => Some(report.set.clone()),
             Err(_) => recorded_set(&mut store, &status.boot_id, &place.set),
         };
-        let set = result
-            .as_ref()
-            .ok()
-            .map(|report| &report.set)
-            .or(recorded.as_ref());
-        let text = metrics::render(&place.set, set, &status);
+        let counted = status.processes.as_ref();
+        let stale = counted.is_none_or(|counted| now.since(&counted.counted) >= COUNT_EVERY);
+        if let Ok(report) = result
+            && (stale || report.has_changes())
+        {
+            status.processes = count(&kernel, &report.set, now);
+        }
+        let text = metrics::render(&place.set, set.as_ref(), &status);
         if let Err(error) = replace(file, text.as_bytes(), 0o644) {
-            log::warn!(
-                "{}: the metrics are not written: {error}; see --metrics-file",
-                file.display()
-            );
+            let file = file.display();
+            log::warn!("{file}: the metrics are not written: {error}; see --metrics-file");
         }
     }
     status.write(&path);
@@ -111,8 +100,9 @@ fn recorded_set(store: &mut Store, boot_id: &str, set: &str) -> Option<Set> {
     state.sets.remove(set)
 }
 
-/// The processes that `scan` found confined by the profiles of `set`; none where it is incomplete.
-fn count(scan: &Scan, set: &Set, now: Stamp) -> Option<Processes> {
+/// The processes that the profiles of `set` confine; none where not all can be seen.
+fn count(kernel: &Kernel, set: &Set, now: Stamp) -> Option<Processes> {
+    let scan = processes::scan(kernel.proc());
     let counts = scan.counts();
     let names = report::names(set).into_iter();
     let by_profile = names.filter_map(|name| Some((name.to_owned(), *counts.get(name)?)));
@@ -120,134 +110,4 @@ fn count(scan: &Scan, set: &Set, now: Stamp) -> Option<Processes> {
         counted: now,
         by_profile: by_profile.collect(),
     })
-}
-
-/// The work on the Kubernetes node's object.
-struct NodeWork<'a> {
-    cluster: &'a kubernetes::Settings,
-    node: &'a str,
-    set: &'a str,
-}
-
-impl<'a> NodeWork<'a> {
-    fn new(cluster: &'a kubernetes::Settings, set: &'a str) -> Option<Self> {
-        let asked = cluster.events || cluster.label_node || cluster.clear_taint.is_some();
-        let node = cluster.node.as_deref().filter(|_| asked)?;
-        Some(Self { cluster, node, set })
-    }
-
-    fn client(&self) -> Result<Client, Error> {
-        Client::new(&self.cluster.access, Instant::now() + NODE_TIME)
-    }
-
-    /// What was written before in this boot, by this pod or one before it.
-    fn memo(&self, boot_id: &str, previous: Option<&Status>) -> Memo {
-        let known = previous.and_then(|previous| previous.node.clone());
-        let known = known.filter(|known| known.boot_id == boot_id);
-        let mut memo = known.unwrap_or_default();
-        if memo.pod != self.cluster.pod {
-            memo.labels = None;
-        }
-        boot_id.clone_into(&mut memo.boot_id);
-        memo
-    }
-
-    /// Takes the start-up taint from the node when it is ready for the first time.
-    fn clear_taint(&self, memo: &mut Memo, report: &mut Report) {
-        let Some(key) = &self.cluster.clear_taint else {
-            return;
-        };
-        let settled = memo.taint.as_ref() == Some(key) && memo.pod == self.cluster.pod;
-        if settled || !report.is_ready() {
-            return;
-        }
-        let cleared = self
-            .client()
-            .and_then(|client| Ok(node::clear_taint(&client, self.node, key, Some(memo))?));
-        match cleared {
-            Ok((uid, was_there)) => {
-                if was_there {
-                    log::info!(action = "taint"; "the taint {key} is taken from the node {}", self.node);
-                }
-                memo.uid = uid;
-                memo.taint = Some(key.clone());
-                memo.pod.clone_from(&self.cluster.pod);
-            }
-            Err(error) => {
-                report.exit = report.exit.max(Exit::Incomplete);
-                report
-                    .remarks
-                    .push(format!("the taint {key} stays: {error}"));
-            }
-        }
-    }
-
-    /// Labels the node with the pass' result, where that differs from what was written last.
-    fn label(&self, memo: &mut Memo, result: &Result<Report, Error>) {
-        if !self.cluster.label_node {
-            return;
-        }
-        let known = memo.labels.as_ref();
-        let labels = Labels {
-            state: result
-                .as_ref()
-                .map_or(Kind::Failed.word(), Report::state)
-                .to_owned(),
-            profiles: match (result, known) {
-                (Ok(report), _) => report.fingerprint(),
-                (Err(_), known) => {
-                    known.map_or_else(|| "unknown".to_owned(), |known| known.profiles.clone())
-                }
-            },
-        };
-        if known == Some(&labels) {
-            return;
-        }
-        let labelled = self
-            .client()
-            .and_then(|client| Ok(node::label(&client, self.node, self.set, Some(&labels))?));
-        match labelled {
-            Ok(uid) => {
-                memo.uid = uid;
-                memo.labels = Some(labels);
-                memo.pod.clone_from(&self.cluster.pod);
-            }
-            Err(error) => {
-                log::warn!(action = "label"; "the node's labels are not written: {error}");
-            }
-        }
-    }
-
-    /// Sends an Event for each change and each problem since `began`; for a pass that could not run, unless
-    /// it ended as the `same` one before.
-    fn send_events(&self, result: &Result<Report, Error>, began: Time, same: bool) {
-        let news: Vec<Outcome> = match result {
-            Ok(report) => {
-                let changes = report
-                    .outcomes
-                    .iter()
-                    .filter(|outcome| outcome.kind.is_write());
-                let problems = report.set.problems.iter();
-                let problems = problems.filter(|(_, problem)| problem.since >= began);
-                let problems = problems.map(|(name, problem)| problem.outcome(name));
-                changes.cloned().chain(problems).collect()
-            }
-            Err(_) if same => Vec::new(),
-            Err(error) => vec![Outcome::new("", Kind::Failed, error.chain())],
-        };
-        if !self.cluster.events || news.is_empty() {
-            return;
-        }
-        let subject = events::Subject {
-            node: self.node,
-            instance: self.cluster.pod.as_deref().unwrap_or(self.node),
-            set: self.set,
-        };
-        let sent = self
-            .client()
-            .and_then(|client| Ok(events::send(&client, &subject, news, Time::now())?));
-        if let Err(error) = sent {
-            log::warn!(action = "event"; "not all events are written: {error}");
-        }
-    }
 }

@@ -17,7 +17,9 @@ impl Pass<'_> {
         for member in &candidate.record.members {
             let loaded = self.observed.loaded.contains_key(&member.name);
             let owned = &mut self.session.set_mut().owned;
-            if let Some(owned) = owned.get_mut(&member.name).filter(|_| loaded) { owned.pending = Some(Pending::Replace(policy)) } else {
+            if let Some(owned) = owned.get_mut(&member.name).filter(|_| loaded) {
+                owned.pending = Some(Pending::Replace(policy));
+            } else {
                 let mut new = Owned::new(candidate.name.clone(), policy);
                 new.pending = Some(Pending::Load(policy));
                 owned.insert(member.name.clone(), new);

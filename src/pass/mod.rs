@@ -6,6 +6,7 @@
 mod conclude;
 mod journal;
 mod load;
+mod node;
 mod observe;
 mod remove;
 mod work;
@@ -26,9 +27,12 @@ use crate::source::{Limits, Source};
 use crate::state::store::{Lock, Store};
 use crate::state::{Problem, Set, State};
 use crate::time::Stamp;
-use conclude::conclude;
+use conclude::concluded;
 pub(crate) use work::Removal;
 use work::Work;
+
+/// How long the command `remove` looks again for a program that is being started.
+const REMOVE_TIME: Duration = Duration::from_mins(1);
 
 /// The kernel and the state that a pass works on.
 #[derive(Clone, Debug)]
@@ -196,14 +200,16 @@ fn run(
 /// # Errors
 /// The reason why the whole pass could not run; the status file then says so.
 pub(crate) fn reconcile(settings: &Settings, dry: bool) -> Result<Report, Error> {
-    let started = Instant::now();
-    let deadline = started + settings.deadline;
-    let mut result = reconcile_once(settings, dry, deadline);
-    if !dry {
-        let (place, report) = (&settings.place, &settings.report);
-        conclude(place, report, Some(&settings.cluster), started, &mut result);
+    let deadline = Instant::now() + settings.deadline;
+    if dry {
+        return reconcile_once(settings, dry, deadline);
     }
-    result
+    concluded(
+        &settings.place,
+        &settings.report,
+        Some(&settings.cluster),
+        || reconcile_once(settings, dry, deadline),
+    )
 }
 
 fn reconcile_once(settings: &Settings, dry: bool, deadline: Instant) -> Result<Report, Error> {
@@ -227,34 +233,26 @@ fn reconcile_once(settings: &Settings, dry: bool, deadline: Instant) -> Result<R
 /// # Errors
 /// The kernel or the state cannot be used.
 pub(crate) fn restore(place: &Place) -> Result<Vec<Report>, Error> {
-    let started = Instant::now();
-    let options = Options::restore();
     Kernel::new(&place.kernel).preflight()?;
-    let sets: Vec<String> = Store::new(&place.state_dir)
-        .load()?
-        .sets
-        .into_keys()
-        .collect();
-    let mut reports = Vec::new();
-    for set in sets {
+    let sets = Store::new(&place.state_dir).load()?.sets.into_keys();
+    let reports = sets.map(|set| {
         let place = Place {
             set,
             ..place.clone()
         };
-        let mut result = Session::open(&place, false).and_then(|session| {
+        concluded(&place, &report::Settings::default(), None, || {
+            let session = Session::open(&place, false)?;
             let records = session.set().profiles.clone();
-            run(session, Work::restore(&records), &options, None, started)
-        });
-        conclude(
-            &place,
-            &report::Settings::default(),
-            None,
-            started,
-            &mut result,
-        );
-        reports.push(result?);
-    }
-    Ok(reports)
+            run(
+                session,
+                Work::restore(&records),
+                &Options::restore(),
+                None,
+                Instant::now(),
+            )
+        })
+    });
+    reports.collect()
 }
 
 /// Removes profiles that the set owns, as far as they may go.
@@ -262,23 +260,16 @@ pub(crate) fn restore(place: &Place) -> Result<Vec<Report>, Error> {
 /// # Errors
 /// The kernel or the state cannot be used.
 pub(crate) fn remove(place: &Place, removal: Removal, options: &Options) -> Result<Report, Error> {
-    let started = Instant::now();
-    let mut result = Session::open(place, false).and_then(|session| {
+    concluded(place, &report::Settings::default(), None, || {
+        let session = Session::open(place, false)?;
         let records = session.set().profiles.clone();
+        let deadline = Instant::now() + REMOVE_TIME;
         run(
             session,
             Work::remove(&records, removal),
             options,
             None,
-            started,
+            deadline,
         )
-    });
-    conclude(
-        place,
-        &report::Settings::default(),
-        None,
-        started,
-        &mut result,
-    );
-    result
+    })
 }

@@ -61,7 +61,9 @@ impl<'a> Pass<'a> {
             return Ok(());
         }
         self.observed.loaded = self.session.kernel.profiles()?;
-        let names = written.iter().flat_map(super::super::plan::Candidate::top_level);
+        let names = written
+            .iter()
+            .flat_map(super::super::plan::Candidate::top_level);
         let contents = self.session.kernel.contents(&names.collect());
         for candidate in &written {
             let policy = candidate.record.policy;

@@ -179,7 +179,7 @@ impl Pass<'_> {
                     owned.pending = None;
                 }
                 let message = format!("the kernel did not remove it: {error}");
-                self.problem(name, Kind::Failed, message)
+                self.problem(name, Kind::Failed, message);
             }
             Err(_) => set.owned.retain(|owned, _| !is_within(owned, name)),
             Ok(()) => {

@@ -9,7 +9,7 @@ use crate::compiler::{Compiler, Includes};
 use crate::desired::{Desired, ProfileSource};
 use crate::error::Error;
 use crate::kubernetes::client::Client;
-use crate::outcome::{Kind, Refusal};
+use crate::outcome::Kind;
 use crate::plan::Candidate;
 use crate::profile::{Digest, ProfileName};
 use crate::report::status::Status;
@@ -83,7 +83,9 @@ impl<'a> Work<'a> {
         match &removal {
             Removal::Named {
                 names: Some(names), ..
-            } => files.retain(|name| !names.contains(*name)),
+            } => {
+                files.retain(|name| !names.contains(*name));
+            }
             _ => files.clear(),
         }
         Self {
@@ -218,7 +220,9 @@ impl Inputs {
         };
         let early = self.desired.refused.iter();
         let early = early.map(|(name, (_, refusal))| (name, Problem::refused(refusal, None, now)));
-        let mut problems: Vec<_> = early.map(|(name, problem)| (name.clone(), problem)).collect();
+        let mut problems: Vec<_> = early
+            .map(|(name, problem)| (name.clone(), problem))
+            .collect();
         for source in &self.desired.profiles {
             let name = source.name.to_string();
             if Instant::now() >= deadline {
@@ -236,7 +240,9 @@ impl Inputs {
             included.extend(closure);
         }
         // The last good version of a text that is refused stays in force.
-        let last_good = problems.iter().filter_map(|(name, _)| set.profiles.get_key_value(&**name));
+        let last_good = problems
+            .iter()
+            .filter_map(|(name, _)| set.profiles.get_key_value(&**name));
         work.ready.extend(last_good.map(Candidate::recorded));
         work.problems = problems;
         work.basis = Some(Basis {

@@ -106,7 +106,7 @@ impl<'a> Reader<'a> {
             item,
             Item {
                 name: Some("profile"),
-                value: Value::Struct,
+                value: Value::Struct
             }
         ) {
             return Err("no profile after the version");

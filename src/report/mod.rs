@@ -9,8 +9,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::PathBuf;
 
-use serde::Serialize;
-
 use crate::error::Exit;
 use crate::outcome::{Kind, Outcome, Severity};
 use crate::profile::{Digest, ProfileName, printable};
@@ -50,24 +48,15 @@ pub(crate) struct Report {
 impl Report {
     /// The whole of it as a JSON document.
     pub(crate) fn to_json(&self) -> String {
-        #[derive(Serialize)]
-        struct Document<'a> {
-            schema: u32,
-            result: &'a str,
-            exit: u8,
-            in_force: usize,
-            outcomes: &'a [Outcome],
-            remarks: &'a [String],
-        }
-        let document = Document {
-            schema: SCHEMA,
-            result: self.result(),
-            exit: self.exit as u8,
-            in_force: self.in_force.len(),
-            outcomes: &self.outcomes,
-            remarks: &self.remarks,
-        };
-        serde_json::to_string_pretty(&document).expect("plain data") + "\n"
+        let document = serde_json::json!({
+            "schema": SCHEMA,
+            "result": self.result(),
+            "exit": self.exit as u8,
+            "in_force": self.in_force.len(),
+            "outcomes": &self.outcomes,
+            "remarks": &self.remarks,
+        });
+        format!("{document:#}\n")
     }
 
     /// The outcomes, a line each, the remarks, and the total of a plan.
@@ -139,16 +128,12 @@ impl Report {
         Digest::of_parts(parts).short()
     }
 
-    /// The problems that stood before `began`, a log line each.
-    pub(crate) fn log_problems(&self, began: Time) {
+    /// Logs the problems that stood `before`, a line each, and the one line that every pass ends with.
+    pub(crate) fn log_end(&self, before: Option<Time>) {
         let problems = self.set.problems.iter();
-        for (profile, problem) in problems.filter(|(_, problem)| problem.since < began) {
+        for (profile, problem) in problems.filter(|(_, problem)| Some(problem.since) < before) {
             logger::outcome(&problem.outcome(profile));
         }
-    }
-
-    /// Logs the one line that every pass ends with.
-    pub(crate) fn log_end(&self) {
         let level = match self.exit {
             Exit::Converged => log::Level::Info,
             _ => log::Level::Warn,

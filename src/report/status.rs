@@ -17,38 +17,34 @@ use crate::time::{Stamp, Time};
 const LIMIT: u64 = 4 << 20;
 
 /// How the last pass of a set ended, and figures that are carried from pass to pass.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub(crate) struct Status {
     pub(crate) schema: u32,
     /// The boot that all uptimes count from.
     pub(crate) boot_id: String,
     /// The loop that made the last pass; a pass by hand leaves it as it was.
-    #[serde(rename = "loop", default, skip_serializing_if = "Option::is_none")]
+    #[serde(rename = "loop")]
     pub(crate) loop_id: Option<String>,
     pub(crate) last_pass: LastPass,
     /// When a pass last converged, in this boot or before.
-    #[serde(default)]
     pub(crate) last_converged: Option<Time>,
     /// How many passes ended how, since boot.
-    #[serde(default)]
     pub(crate) passes: Passes,
     /// The state that the pass left; none if it failed: a pass that was killed after it had saved the
     /// state has left the rest undone.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) state: Option<Digest>,
     /// Counted only for the metrics file.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) processes: Option<Processes>,
     /// What was written to the Kubernetes node.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) node: Option<Memo>,
+    pub(crate) node: Memo,
     /// When the loop last logged a line, in seconds since boot.
-    #[serde(default)]
     pub(crate) logged: u64,
 }
 
 /// How a pass ended.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub(crate) struct LastPass {
     pub(crate) ended: Stamp,
     pub(crate) milliseconds: u64,
@@ -84,16 +80,28 @@ impl Status {
         serde_json::from_slice(&read(path, LIMIT).ok()?).ok()
     }
 
-    /// The status after a pass that ended `now` with `result` and took `took`; `previous` is that of the
-    /// pass before, `loop_id` the loop that made this one.
-    pub(crate) fn after(
-        previous: Option<Self>,
-        now: Stamp,
-        boot_id: String,
+    /// Forgets what belongs to another boot.
+    pub(crate) fn enter_boot(&mut self, boot_id: &str) {
+        if self.boot_id != boot_id {
+            let (last_pass, last_converged) =
+                (std::mem::take(&mut self.last_pass), self.last_converged);
+            *self = Self {
+                boot_id: boot_id.to_owned(),
+                last_pass,
+                last_converged,
+                ..Self::default()
+            };
+        }
+    }
+
+    /// Notes the end of a pass: `ended` now, with `result`, after `took`.
+    pub(crate) fn end_pass(
+        &mut self,
+        ended: Stamp,
         took: Duration,
-        loop_id: Option<String>,
+        enforcing: bool,
         result: &Result<Report, Error>,
-    ) -> Self {
+    ) {
         let (exit, ready, clean, summary) = match result {
             Ok(report) => (
                 report.exit,
@@ -103,46 +111,27 @@ impl Status {
             ),
             Err(error) => (error.exit(), false, false, error.chain()),
         };
-        let last_converged = match exit {
-            Exit::Converged => Some(now.at),
-            _ => previous.as_ref().and_then(|before| before.last_converged),
-        };
-        let enforcing = match (result, &previous) {
-            (Ok(report), _) => report.enforcing,
-            (_, previous) => previous
-                .as_ref()
-                .is_none_or(|before| before.last_pass.enforcing),
-        };
-        let before = previous.filter(|before| before.boot_id == boot_id);
-        let mut passes = before
-            .as_ref()
-            .map_or(Passes::default(), |before| before.passes);
         match exit {
-            Exit::Converged => passes.converged += 1,
-            Exit::Incomplete => passes.incomplete += 1,
-            _ => passes.failed += 1,
+            Exit::Converged => {
+                self.passes.converged += 1;
+                self.last_converged = Some(ended.at);
+            }
+            Exit::Incomplete => self.passes.incomplete += 1,
+            _ => self.passes.failed += 1,
         }
-        let last_pass = LastPass {
-            ended: now,
-            milliseconds: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
-            exit: exit as u8,
+        let milliseconds = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+        let exit = exit as u8;
+        self.last_pass = LastPass {
+            ended,
+            milliseconds,
+            exit,
             ready,
             clean,
             enforcing,
             summary,
         };
-        Self {
-            schema: SCHEMA,
-            boot_id,
-            loop_id: loop_id.or_else(|| before.as_ref()?.loop_id.clone()),
-            last_pass,
-            last_converged,
-            passes,
-            state: None,
-            processes: before.as_ref().and_then(|before| before.processes.clone()),
-            node: before.as_ref().and_then(|before| before.node.clone()),
-            logged: before.map_or(0, |before| before.logged),
-        }
+        self.schema = SCHEMA;
+        self.state = result.as_ref().ok().and_then(|report| report.saved);
     }
 
     /// Writes it. A status that cannot be written fails no pass: it makes the probe not ready.

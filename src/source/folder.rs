@@ -9,14 +9,15 @@
 //! link over `..data`, mends the `KEY` links, and then removes the old folder file by file.
 
 use std::ffi::{OsStr, OsString};
+use std::fs::{File, FileType};
 use std::io;
-use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, SystemTime};
 
-use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, fstat, open, openat2};
+use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 use rustix::io::Errno;
 
 use super::{Found, Limits, text};
@@ -87,32 +88,31 @@ pub(super) fn read(path: &Path, limits: &Limits, found: &mut Found) -> Result<()
 /// One try: the folders are listed, read, and listed again. A listing can miss a name that is renamed
 /// or moved meanwhile, and a missed profile would count as unwanted.
 fn read_once(path: &Path, limits: &Limits, found: &mut Found) -> Result<(), Fault> {
-    let root = open(path, OPEN, Mode::empty()).map_err(|errno| root_fault(path, errno))?;
-    let opened = fstat(&root).map_err(|errno| root_fault(path, errno))?;
-    match FileType::from_raw_mode(opened.st_mode) {
-        FileType::Directory => {}
-        FileType::RegularFile => {
-            let size = u64::try_from(opened.st_size).unwrap_or(u64::MAX);
-            let contents = contents(root, size, limits).map_err(|error| fault(path, &error))?;
-            let name = path.file_name().unwrap_or_default();
-            return keep(path, name, path, contents, limits, found);
-        }
-        kind => {
-            let path = path.display();
-            return Err(give_up(format!(
-                "the source {path} is {}: name a folder or a file",
-                word(kind)
-            )));
-        }
+    let root = File::options()
+        .read(true)
+        .custom_flags(OPEN.bits().cast_signed())
+        .open(path);
+    let root = root.map_err(|error| root_fault(path, &error))?;
+    let opened = root.metadata().map_err(|error| fault(path, &error))?;
+    if opened.is_file() {
+        let contents = contents(root, opened.len(), limits).map_err(|error| fault(path, &error))?;
+        let name = path.file_name().unwrap_or_default();
+        return keep(path, name, path, contents, limits, found);
+    }
+    if !opened.is_dir() {
+        let (path, kind) = (path.display(), word(opened.file_type()));
+        return Err(give_up(format!(
+            "the source {path} is {kind}: name a folder or a file"
+        )));
     }
     let listing = Listing::of(path, limits)?;
-    if listing.folders[0].identity.0 != (opened.st_dev, opened.st_ino) {
+    if listing.folders[0].identity.0 != (opened.dev(), opened.ino()) {
         return Err(changed(path));
     }
     for (below, shown, kind) in &listing.files {
-        let contents = match kind {
-            FileType::RegularFile | FileType::Symlink => file(&root, below, *kind, limits),
-            kind => Ok(refused(&format!(
+        let contents = match kind.is_file() || kind.is_symlink() {
+            true => file(&root, below, *kind, limits),
+            false => Ok(refused(&format!(
                 "is {}: a profile is a regular file",
                 word(*kind)
             ))),
@@ -180,22 +180,21 @@ impl<'a> Listing<'a> {
         // Asked for by name: a listing can miss a name that is renamed over meanwhile.
         let dated = dated(&path)?;
         let (mut files, mut folders) = (Vec::new(), Vec::new());
-        fs::list(&path, &mut |name, kind| {
-            if !is_skipped(name.as_bytes()) {
-                let list = if kind == FileType::Directory {
-                    &mut folders
-                } else {
-                    &mut files
-                };
-                list.push((name.to_owned(), kind));
-            } else if !name.as_bytes().starts_with(b".") && kind != FileType::Directory {
-                self.passed_over
-                    .push(shown.join(name).display().to_string());
+        for entry in std::fs::read_dir(&path).map_err(failed)? {
+            let entry = entry.map_err(failed)?;
+            let (name, kind) = (entry.file_name(), entry.file_type().map_err(failed)?);
+            if is_skipped(name.as_bytes()) {
+                if !name.as_bytes().starts_with(b".") && !kind.is_dir() {
+                    self.passed_over
+                        .push(shown.join(name).display().to_string());
+                }
+            } else if kind.is_dir() {
+                folders.push(name);
+            } else if dated.is_none() || !kind.is_symlink() {
+                // A volume's own links lead into its dated folder.
+                files.push((below.join(name), shown.to_owned(), kind));
             }
-        })
-        .map_err(failed)?;
-        // A volume's own links lead into its dated folder.
-        files.retain(|(_, kind)| dated.is_none() || *kind != FileType::Symlink);
+        }
         if folders.len() + self.folders.len() > self.limit
             || files.len() + self.files.len() > self.limit
         {
@@ -206,18 +205,16 @@ impl<'a> Listing<'a> {
             )));
         }
         files.sort_unstable_by(|a, b| a.0.cmp(&b.0));
-        folders.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+        folders.sort_unstable();
         self.folders.push(Folder {
             identity,
             dated: dated.clone(),
         });
-        let files = files.into_iter();
-        self.files
-            .extend(files.map(|(name, kind)| (below.join(name), shown.to_owned(), kind)));
+        self.files.extend(files);
         if let Some(dated) = dated {
             self.add(&below.join(dated), shown, depth + 1)?;
         }
-        for (name, _) in folders {
+        for name in folders {
             self.add(&below.join(&name), &shown.join(&name), depth + 1)?;
         }
         Ok(())
@@ -228,14 +225,14 @@ impl<'a> Listing<'a> {
 /// is seen by the next listing. Where a file system keeps whole seconds only, or takes its times from
 /// another machine's clock, listing twice is all there is.
 fn settled(path: &Path) -> io::Result<((u64, u64), Duration)> {
-    let stat = rustix::fs::lstat(path)?;
-    let (seconds, nanoseconds) = (stat.st_ctime.try_into(), stat.st_ctime_nsec.try_into());
+    let data = std::fs::symlink_metadata(path)?;
+    let (seconds, nanoseconds) = (data.ctime().try_into(), data.ctime_nsec().try_into());
     let changed = Duration::new(seconds.unwrap_or(0), nanoseconds.unwrap_or(0));
     let now = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
     if now.abs_diff(changed) < TICK {
         thread::sleep(TICK);
     }
-    Ok(((stat.st_dev, stat.st_ino), changed))
+    Ok(((data.dev(), data.ino()), changed))
 }
 
 /// The dated folder that `..data` names, if this folder is the top of a volume.
@@ -263,7 +260,7 @@ fn dated(path: &Path) -> Result<Option<OsString>, Fault> {
 
 /// The text of the file at `below`.
 fn file(
-    root: &OwnedFd,
+    root: &File,
     below: &Path,
     kind: FileType,
     limits: &Limits,
@@ -271,33 +268,30 @@ fn file(
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
     let file = match openat2(root, below, OPEN, Mode::empty(), resolve) {
         Err(Errno::XDEV) => {
-            return Ok(refused(
-                "is a link that leads outside the source: put the file itself there",
-            ));
+            let reason = "is a link that leads outside the source: put the file itself there";
+            return Ok(refused(reason));
         }
-        Err(Errno::NOENT | Errno::LOOP) if kind == FileType::Symlink => {
+        Err(Errno::NOENT | Errno::LOOP) if kind.is_symlink() => {
             return Ok(refused("is a link that leads to no file"));
         }
-        file => file?,
+        file => File::from(file?),
     };
-    let stat = fstat(&file)?;
-    match FileType::from_raw_mode(stat.st_mode) {
-        FileType::RegularFile => contents(file, u64::try_from(stat.st_size).unwrap_or(0), limits),
+    let data = file.metadata()?;
+    match data.is_file() {
+        true => contents(file, data.len(), limits),
         // It was exchanged for something else.
-        _ if kind == FileType::RegularFile => Err(Errno::NXIO.into()),
-        kind => Ok(refused(&format!(
-            "is a link to {}: link to a file",
-            word(kind)
-        ))),
+        false if kind.is_file() => Err(Errno::NXIO.into()),
+        false => {
+            let kind = word(data.file_type());
+            Ok(refused(&format!("is a link to {kind}: link to a file")))
+        }
     }
 }
 
 /// The text of an open regular file; not much more than the limit is read.
-fn contents(file: OwnedFd, size: u64, limits: &Limits) -> io::Result<Result<String, Refusal>> {
+fn contents(file: File, size: u64, limits: &Limits) -> io::Result<Result<String, Refusal>> {
     let limit = limits.profile_bytes;
-    let mut bytes = Vec::new();
-    fs::read_open(file, size.min(limit), limit, &mut bytes)?;
-    Ok(text(bytes, limit))
+    Ok(text(fs::read_open(file, size, limit)?, limit))
 }
 
 fn keep(
@@ -326,24 +320,23 @@ fn joined(path: &Path, below: &Path) -> PathBuf {
     path.join(below).components().collect()
 }
 
-fn root_fault(path: &Path, errno: Errno) -> Fault {
-    if errno == Errno::NOENT {
+fn root_fault(path: &Path, error: &io::Error) -> Fault {
+    if error.kind() == io::ErrorKind::NotFound {
         return Fault::Changed(printable(&format!(
             "the source {} does not exist: create or mount it, or name another",
             path.display()
         )));
     }
-    fault(path, &errno.into())
+    fault(path, error)
 }
 
 /// The meaning of `error` for a file or folder that was there a moment ago.
 fn fault(path: &Path, error: &io::Error) -> Fault {
     let shown = path.display();
     match Errno::from_io_error(error) {
-        Some(Errno::NOENT | Errno::LOOP | Errno::NOTDIR | Errno::NXIO | Errno::STALE) => {
-            changed(path)
-        }
-        Some(Errno::AGAIN) => changed(path),
+        Some(
+            Errno::NOENT | Errno::LOOP | Errno::NOTDIR | Errno::NXIO | Errno::STALE | Errno::AGAIN,
+        ) => changed(path),
         Some(Errno::NOSYS) => give_up(format!(
             "cannot read {shown}: this kernel has no openat2: Linux 5.6 is the oldest that works"
         )),
@@ -371,15 +364,13 @@ fn refused(reason: &str) -> Result<String, Refusal> {
     Err(Refusal::new("name", reason))
 }
 
-const fn word(kind: FileType) -> &'static str {
+fn word(kind: FileType) -> &'static str {
     match kind {
-        FileType::RegularFile => "a file",
-        FileType::Directory => "a folder",
-        FileType::Symlink => "a link",
-        FileType::Fifo => "a fifo",
-        FileType::Socket => "a socket",
-        FileType::CharacterDevice | FileType::BlockDevice => "a device",
-        FileType::Unknown => "of an unknown kind",
+        kind if kind.is_dir() => "a folder",
+        kind if kind.is_fifo() => "a fifo",
+        kind if kind.is_socket() => "a socket",
+        kind if kind.is_block_device() || kind.is_char_device() => "a device",
+        _ => "no regular file",
     }
 }
 

@@ -290,9 +290,7 @@ impl State {
             )));
         }
         state.map_err(|cause| {
-            Error::State(format!(
-                "the state is damaged ({cause}); nothing was changed: move state.json away and run again, with --adopt for loaded profiles whose contents the kernel does not show"
-            ))
+            Error::State(format!("the state is damaged ({cause}); nothing was changed: move state.json away and run again, with --adopt for loaded profiles whose contents the kernel does not show"))
         })
     }
 

@@ -10,7 +10,7 @@
 //! ```
 
 use std::collections::HashSet;
-use std::fs::TryLockError;
+use std::fs::{DirEntry, TryLockError};
 use std::io;
 use std::os::unix::fs::{
     DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _,
@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use rustix::fs::{FileType, OFlags};
+use rustix::fs::OFlags;
 
 use super::{Set, State};
 use crate::error::Error;
@@ -59,14 +59,15 @@ impl Store {
     pub(crate) fn lock(&self, timeout: Duration) -> Result<Lock, Error> {
         self.prepare()?;
         let path = self.path.join("lock");
-        let file = open(
-            &path,
-            std::fs::OpenOptions::new()
-                .create(true)
-                .write(true)
-                .mode(0o600),
-        )
-        .map_err(self.unusable("open the lock of"))?;
+        let mut options = std::fs::OpenOptions::new();
+        options
+            .create(true)
+            .write(true)
+            .mode(0o600)
+            .custom_flags(OFlags::NOFOLLOW.bits().cast_signed());
+        let file = options
+            .open(&path)
+            .map_err(self.unusable("open the lock of"))?;
         let start = Instant::now();
         loop {
             match file.try_lock() {
@@ -136,7 +137,7 @@ impl Store {
     /// It cannot be read, is damaged, or is a newer version's.
     pub(crate) fn load(&mut self) -> Result<State, Error> {
         let path = self.path.join("state.json");
-        let text = match read(&path) {
+        let text = match fs::read(&path, LIMIT) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(State::default()),
             text => text.map_err(self.unusable("read the state in"))?,
         };
@@ -183,7 +184,7 @@ impl Store {
     /// It cannot be written.
     pub(crate) fn put(&mut self, kind: Stored, digest: Digest, bytes: &[u8]) -> Result<(), Error> {
         let path = self.policy().join(kind.file(digest));
-        if read(&path).is_ok_and(|there| there == bytes) {
+        if fs::read(&path, LIMIT).is_ok_and(|there| there == bytes) {
             return Ok(());
         }
         let stored = (|| {
@@ -202,7 +203,8 @@ impl Store {
     /// Why not, for a person.
     pub(crate) fn get(&self, kind: Stored, digest: Digest) -> Result<Vec<u8>, String> {
         let path = self.policy().join(kind.file(digest));
-        let bytes = read(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+        let bytes =
+            fs::read(&path, LIMIT).map_err(|error| format!("{}: {error}", path.display()))?;
         if Digest::of(&bytes) == digest {
             Ok(bytes)
         } else {
@@ -214,21 +216,13 @@ impl Store {
     /// that a killed pass left.
     pub(crate) fn sweep(&self, state: &State) {
         let keep: HashSet<Digest> = state.sets.values().flat_map(Set::stored).collect();
-        let policy = self.policy();
-        let mut leftovers = Vec::new();
-        let _ = fs::list(&policy, &mut |name, kind| {
-            let digest = name.to_str().and_then(Stored::digest);
-            if kind != FileType::Directory && digest.is_none_or(|digest| !keep.contains(&digest)) {
-                leftovers.push(policy.join(name));
-            }
-        });
-        let _ = fs::list(&self.path, &mut |name, _| {
-            if name.as_encoded_bytes().ends_with(b".tmp") {
-                leftovers.push(self.path.join(name));
-            }
-        });
-        for leftover in leftovers {
-            let _ = std::fs::remove_file(leftover);
+        let kept = |name: &str| Stored::digest(name).is_some_and(|digest| keep.contains(&digest));
+        let entries = |folder: &Path| std::fs::read_dir(folder).into_iter().flatten().flatten();
+        let policies = entries(&self.policy());
+        let policies = policies.filter(|entry| !entry.file_name().to_str().is_some_and(kept));
+        let written = |entry: &DirEntry| entry.file_name().as_encoded_bytes().ends_with(b".tmp");
+        for leftover in policies.chain(entries(&self.path).filter(written)) {
+            let _ = std::fs::remove_file(leftover.path());
         }
     }
 
@@ -268,30 +262,6 @@ impl Stored {
             .or_else(|| file.strip_suffix(".policy"));
         Digest::parse(digest?)
     }
-}
-
-/// A regular file; whatever else is there is an error and is not waited for.
-fn open(path: &Path, options: &mut std::fs::OpenOptions) -> io::Result<std::fs::File> {
-    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
-    let file = options
-        .custom_flags(flags.bits().cast_signed())
-        .open(path)?;
-    if file.metadata()?.is_file() {
-        Ok(file)
-    } else {
-        Err(io::Error::other(format!(
-            "{} is no regular file",
-            path.display()
-        )))
-    }
-}
-
-fn read(path: &Path) -> io::Result<Vec<u8>> {
-    let file = open(path, std::fs::OpenOptions::new().read(true))?;
-    let mut bytes = Vec::new();
-    let size = file.metadata()?.len();
-    fs::read_open(file.into(), size, LIMIT, &mut bytes)?;
-    Ok(bytes)
 }
 
 #[cfg(test)]

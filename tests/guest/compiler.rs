@@ -116,10 +116,7 @@ fn a_running_compiler_has_nothing_to_give_away() {
     let memory = |file: &String| file.starts_with("/memfd:armorer-");
     assert!(open.iter().all(memory), "{open:?}");
     check_limits(&read("limits"));
-    assert_eq!(
-        fs::read_link(proc.join("cwd")).unwrap().to_str(),
-        Some("/")
-    );
+    assert_eq!(fs::read_link(proc.join("cwd")).unwrap().to_str(), Some("/"));
     let output = pass.wait_with_output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{said}");

@@ -85,7 +85,8 @@ impl Case {
     }
 
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
-        let binary = std::env::var("TESTED_BINARY").expect("TESTED_BINARY names the binary under test");
+        let binary =
+            std::env::var("TESTED_BINARY").expect("TESTED_BINARY names the binary under test");
         let mut command = Command::new(binary);
         command
             .args(arguments)

@@ -1,0 +1,142 @@
+//! What a pass says on the Kubernetes node's object: taint, labels, events.
+
+use std::time::{Duration, Instant};
+
+use crate::error::{Error, Exit};
+use crate::kubernetes::client::Client;
+use crate::kubernetes::events::{self, Subject};
+use crate::kubernetes::node::{self, Labels, Memo};
+use crate::kubernetes::{self};
+use crate::outcome::{Kind, Outcome};
+use crate::report::Report;
+use crate::time::Time;
+
+/// The node's object and its events are not waited for longer, each.
+const TIME: Duration = Duration::from_secs(10);
+
+/// The node's object, and what this pass has to do with it.
+pub(super) struct Node<'a> {
+    cluster: &'a kubernetes::Settings,
+    name: &'a str,
+    set: &'a str,
+}
+
+impl<'a> Node<'a> {
+    pub(super) fn new(cluster: &'a kubernetes::Settings, set: &'a str) -> Option<Self> {
+        let asked = cluster.events || cluster.label_node || cluster.clear_taint.is_some();
+        let name = cluster.node.as_deref().filter(|_| asked)?;
+        Some(Self { cluster, name, set })
+    }
+
+    fn client(&self) -> Result<Client, Error> {
+        Client::new(&self.cluster.access, Instant::now() + TIME)
+    }
+
+    /// Takes the start-up taint from the node when it is ready for the first time.
+    pub(super) fn clear_taint(&self, memo: &mut Memo, report: &mut Report) {
+        let Some(key) = self
+            .cluster
+            .clear_taint
+            .as_ref()
+            .filter(|_| report.is_ready())
+        else {
+            return;
+        };
+        let settled = memo.taint.as_ref() == Some(key) && memo.pod == self.cluster.pod;
+        if settled {
+            return;
+        }
+        let cleared = |client| Ok(node::clear_taint(&client, self.name, key, memo)?);
+        match self.client().and_then(cleared) {
+            Ok((uid, was_there)) => {
+                if was_there {
+                    log::info!(action = "taint"; "the taint {key} is taken from the node {}", self.name);
+                }
+                memo.taint = Some(key.clone());
+                self.seen(memo, uid);
+            }
+            Err(error) => {
+                report.exit = report.exit.max(Exit::Incomplete);
+                report
+                    .remarks
+                    .push(format!("the taint {key} stays: {error}"));
+            }
+        }
+    }
+
+    /// Labels the node with the pass' result, where that differs from what was written last.
+    pub(super) fn label(&self, memo: &mut Memo, result: &Result<Report, Error>) {
+        if !self.cluster.label_node {
+            return;
+        }
+        // A new pod writes them again: perhaps the node was deleted and has joined anew.
+        let known = memo
+            .labels
+            .as_ref()
+            .filter(|_| memo.pod == self.cluster.pod);
+        let labels = match (result, &memo.labels) {
+            (Ok(report), _) => Labels {
+                state: report.state().into(),
+                profiles: report.fingerprint(),
+            },
+            (Err(_), known) => Labels {
+                state: Kind::Failed.word().into(),
+                profiles: known
+                    .as_ref()
+                    .map_or_else(|| "unknown".into(), |l| l.profiles.clone()),
+            },
+        };
+        if known == Some(&labels) {
+            return;
+        }
+        let written = |client| Ok(node::label(&client, self.name, self.set, &labels)?);
+        match self.client().and_then(written) {
+            Ok(uid) => {
+                memo.labels = Some(labels);
+                self.seen(memo, uid);
+            }
+            Err(error) => {
+                log::warn!(action = "label"; "the node's labels are not written: {error}");
+            }
+        }
+    }
+
+    fn seen(&self, memo: &mut Memo, uid: String) {
+        memo.uid = uid;
+        memo.pod.clone_from(&self.cluster.pod);
+    }
+
+    /// Sends an Event for each change and each problem since `began`; for a pass that could not run, unless
+    /// it ended as the `same` one before.
+    pub(super) fn send_events(&self, result: &Result<Report, Error>, began: Time, same: bool) {
+        let news: Vec<Outcome> = match result {
+            Ok(report) => {
+                let changes = report
+                    .outcomes
+                    .iter()
+                    .filter(|outcome| outcome.kind.is_write());
+                let problems = report.set.problems.iter();
+                let problems = problems.filter(|(_, problem)| problem.since >= began);
+                changes
+                    .cloned()
+                    .chain(problems.map(|(name, problem)| problem.outcome(name)))
+                    .collect()
+            }
+            Err(_) if same => Vec::new(),
+            Err(error) => vec![Outcome::new("", Kind::Failed, error.chain())],
+        };
+        if !self.cluster.events || news.is_empty() {
+            return;
+        }
+        let instance = self.cluster.pod.as_deref().unwrap_or(self.name);
+        let subject = Subject {
+            node: self.name,
+            instance,
+            set: self.set,
+        };
+        let sent = |client| Ok(events::send(&client, &subject, news, Time::now())?);
+        if let Err(error) = self.client().and_then(sent) {
+            log::warn!(action = "event"; "not all events are written: {error}");
+        }
+    }
+}
