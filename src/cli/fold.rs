@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
-use std::fmt::Write as _;
 
 use argh::{ArgsInfo as _, FlagInfo, FlagInfoKind, Optionality};
 
@@ -28,8 +27,8 @@ const PLAIN: [(&str, &str); 4] = [
 pub(super) struct Folded {
     pub(super) words: Vec<String>,
     pub(super) warnings: Vec<String>,
-    /// The options that come from the environment, with their variables.
-    pub(super) from_variables: BTreeMap<String, String>,
+    /// The options that are given, and the variable that an option comes from.
+    given: BTreeMap<String, Option<String>>,
 }
 
 /// An option as commands take it.
@@ -37,6 +36,8 @@ struct Flag {
     /// The name of its value; none: a switch.
     value: Option<&'static str>,
     repeatable: bool,
+    /// What it is without being given.
+    default: Option<&'static str>,
     help: &'static str,
 }
 
@@ -44,37 +45,42 @@ struct Flag {
 fn options_of(command: &Command) -> impl Iterator<Item = (&'static str, &'static str)> {
     command.groups.iter().flat_map(|(heading, options)| {
         let rules = SWITCHES.iter().filter(|_| *heading == RULES.0);
-        let rules = rules.map(|switch| switch.option);
-        options
-            .split(' ')
-            .chain(rules)
-            .map(|option| (*heading, option))
+        let options = options.split(' ').chain(rules.map(|rule| rule.option));
+        options.map(|option| (*heading, option))
     })
 }
 
 fn flag(option: &str) -> Flag {
-    let named = |flag: &&FlagInfo| flag.long.trim_start_matches('-') == option;
-    let known = Options::get_args_info().flags.iter().find(named);
     let rule = SWITCHES.iter().find(|switch| switch.option == option);
-    Flag {
-        value: known.and_then(|flag| match flag.kind {
-            FlagInfoKind::Option { arg_name } => Some(arg_name),
-            FlagInfoKind::Switch => None,
-        }),
-        repeatable: known.is_some_and(|flag| flag.optionality == Optionality::Repeating),
-        help: match (known, rule) {
-            (Some(flag), _) => flag.description,
-            (None, rule) => rule.map_or("", |rule| rule.help),
-        },
+    let rule = rule.map_or("", |rule| rule.help);
+    let (value, repeatable, default, help) = (None, false, None, rule);
+    let mut flag = Flag {
+        value,
+        repeatable,
+        default,
+        help,
+    };
+    let named = |flag: &&FlagInfo| flag.long.trim_start_matches('-') == option;
+    if let Some(known) = Options::get_args_info().flags.iter().find(named) {
+        flag.help = known.description;
+        flag.repeatable = known.optionality == Optionality::Repeating;
+        if let FlagInfoKind::Option { arg_name } = known.kind {
+            flag.value = Some(arg_name);
+        }
+        if known.optionality == Optionality::Required {
+            let bracket = known.description.rsplit_once('[');
+            flag.default = bracket.map(|(_, default)| default.trim_end_matches(']'));
+        }
     }
+    flag
 }
 
 fn variable(option: &str) -> String {
     format!("ARMORER_{}", option.to_ascii_uppercase().replace('-', "_"))
 }
 
-/// Folds `words`, which follow the command's name, and the variables of `env`: an option that the command
-/// line gives is not looked for in the environment.
+/// Folds `words`, which follow the command's name, the variables of `env`, and defaults: an option that
+/// the command line gives is not looked for in the environment.
 ///
 /// # Errors
 /// [`Error::Usage`]: an unknown option or variable, with the nearest known one; a missing value.
@@ -84,78 +90,90 @@ pub(super) fn fold(
     env: &[(OsString, OsString)],
 ) -> Result<Folded, Error> {
     let known: BTreeSet<&str> = options_of(command).map(|(_, option)| option).collect();
-    let (mut given, mut positional) = (BTreeSet::new(), Vec::new());
     let mut folded = Folded::default();
-    let mut words = words.iter().copied();
+    let (mut positional, mut words) = (Vec::new(), words.iter().copied());
     while let Some(word) = words.next() {
-        let Some(option) = word.strip_prefix("--") else {
-            if word.starts_with('-') && word != "-" {
-                return usage(unknown_option(command, word, &known));
-            }
-            positional.push(word);
-            continue;
-        };
-        if option.is_empty() {
+        if word == "--" {
             positional.extend(words.by_ref());
-            break;
-        }
-        let (option, value) = match option.split_once('=') {
-            Some((option, value)) => (option, Some(value)),
-            None => (option, None),
-        };
-        let Some(option) = known.get(option).copied() else {
-            return usage(unknown_option(command, option, &known));
-        };
-        let value = match (flag(option).value, value) {
-            (None, Some(value)) => {
-                return usage(format!(
-                    "--{option} takes no value: leave out {}",
-                    quoted(value)
-                ));
+        } else if let Some(option) = word.strip_prefix("--") {
+            let (option, value) = match option.split_once('=') {
+                Some((option, value)) => (option, Some(value)),
+                None => (option, None),
+            };
+            if !known.contains(option) {
+                return usage(unknown_option(command, option, &known));
             }
-            (None, None) => None,
-            (Some(_), value) => match value.or_else(|| words.next()) {
-                None => return usage(format!("--{option} lacks its value")),
-                value => value,
-            },
-        };
-        folded.push(option, value);
-        given.insert(option);
+            let value = match (flag(option).value, value) {
+                (None, Some(value)) => {
+                    let value = quoted(value);
+                    return usage(format!("--{option} takes no value: leave out {value}"));
+                }
+                (None, None) => None,
+                (Some(_), value) => value.or_else(|| words.next()),
+            };
+            if value.is_none() && flag(option).value.is_some() {
+                return usage(format!("--{option} lacks its value"));
+            }
+            folded.push(option, value, None)?;
+        } else if word.starts_with('-') && word != "-" {
+            return usage(unknown_option(command, word, &known));
+        } else {
+            positional.push(word);
+        }
     }
-    folded.environment(command, &given, &known, env)?;
-    let positional = positional.into_iter().map(str::to_owned);
+    folded.environment(command, &known, env)?;
+    for flag in Options::get_args_info().flags {
+        let option = flag.long.trim_start_matches('-');
+        let default = self::flag(option).default;
+        if let Some(default) = default.filter(|_| !folded.given.contains_key(option)) {
+            folded.push(option, Some(default), None)?;
+        }
+    }
     folded.words.push("--".to_owned());
-    folded.words.extend(positional);
+    folded
+        .words
+        .extend(positional.into_iter().map(str::to_owned));
     Ok(folded)
 }
 
 impl Folded {
-    fn push(&mut self, option: &str, value: Option<&str>) {
+    /// Adds an option that comes `from` a variable, or from the command line.
+    fn push(&mut self, option: &str, value: Option<&str>, from: Option<&str>) -> Result<(), Error> {
+        let known = flag(option).value.filter(|known| known.contains('|'));
+        let mut words = known.unwrap_or_default().split('|');
+        if let (Some(known), Some(value)) = (known, value)
+            && !words.any(|word| word == value)
+        {
+            let name = from.map_or_else(|| format!("--{option}"), str::to_owned);
+            let (value, known) = (quoted(value), known.replace('|', ", "));
+            return usage(format!("{name}: {value} is not one of {known}"));
+        }
+        self.given
+            .insert(option.to_owned(), from.map(str::to_owned));
         let is_rule = SWITCHES.iter().any(|switch| switch.option == option);
-        let (option, value) = match is_rule {
-            true => ("rule", Some(option)),
-            false => (option, value),
+        let (option, value) = if is_rule {
+            ("rule", Some(option))
+        } else {
+            (option, value)
         };
         self.words.push(format!("--{option}"));
         self.words.extend(value.map(str::to_owned));
+        Ok(())
     }
 
-    /// Adds the variables of options that are not `given`.
+    /// Adds the variables of options that are not given.
     fn environment(
         &mut self,
         command: &Command,
-        given: &BTreeSet<&str>,
         known: &BTreeSet<&str>,
         env: &[(OsString, OsString)],
     ) -> Result<(), Error> {
         let all = COMMANDS.iter().flat_map(options_of);
-        let all: BTreeMap<String, &str> =
-            all.map(|(_, option)| (variable(option), option)).collect();
+        let all = all.map(|(_, option)| (variable(option), option));
+        let all: BTreeMap<String, &str> = all.collect();
         let mut chosen = BTreeMap::new();
         for (name, value) in env {
-            let Some(name) = name.to_str() else {
-                continue;
-            };
+            let Some(name) = name.to_str() else { continue };
             let plain = PLAIN.iter().find(|(plain, _)| *plain == name);
             if plain.is_none() && !name.starts_with("ARMORER_") {
                 continue;
@@ -167,78 +185,60 @@ impl Folded {
                 if !value.is_empty() {
                     chosen.entry(*option).or_insert((name, value));
                 }
-                continue;
-            }
-            if SCRIPTS.contains(&name) || is_service_link(name) {
-                continue;
-            }
-            if let Some(option) = all.get(name) {
+            } else if let Some(option) = all.get(name) {
                 chosen.insert(*option, (name, value));
-                continue;
+            } else if !SCRIPTS.contains(&name) && !is_service_link(name) {
+                let names = all.keys().map(String::as_str).chain(SCRIPTS);
+                let hint = nearest(name, names).map(|near| format!(": is {near} meant?"));
+                let hint = hint.unwrap_or_default();
+                let line = format!("the variable {name} is not known{hint}");
+                // A misspelt variable must not stop a user's pod.
+                if !matches!(command.name, "reconcile" | "wait") {
+                    return usage(line);
+                }
+                self.warnings.push(line);
             }
-            let names = all.keys().map(String::as_str).chain(SCRIPTS);
-            let hint = nearest(name, names).map(|nearest| format!(": is {nearest} meant?"));
-            let line = format!(
-                "the variable {name} is not known{}",
-                hint.unwrap_or_default()
-            );
-            // A misspelt variable must not stop a user's pod.
-            if !matches!(command.name, "reconcile" | "wait") {
-                return usage(line);
-            }
-            self.warnings.push(line);
         }
-        chosen.retain(|option, _| known.contains(option) && !given.contains(option));
-        chosen
-            .iter()
-            .try_for_each(|(option, (name, value))| self.variable(option, name, value))
+        chosen.retain(|option, _| known.contains(option) && !self.given.contains_key(*option));
+        let mut chosen = chosen.into_iter();
+        chosen.try_for_each(|(option, (name, value))| self.variable(option, name, value))
     }
 
     fn variable(&mut self, option: &str, name: &str, value: &str) -> Result<(), Error> {
         let flag = flag(option);
-        self.from_variables
-            .insert(option.to_owned(), name.to_owned());
         if flag.repeatable {
-            let values = value.split_whitespace();
-            values.for_each(|value| self.push(option, Some(value)));
-        } else if flag.value.is_some() {
-            self.push(option, Some(value));
-        } else {
-            match value.trim().to_ascii_lowercase().as_str() {
-                "true" | "1" | "yes" | "on" => self.push(option, None),
-                "false" | "0" | "no" | "off" => {}
-                _ => return usage(format!("{name}: {} is not true or false", quoted(value))),
-            }
+            let mut values = value.split_whitespace();
+            return values.try_for_each(|value| self.push(option, Some(value), Some(name)));
         }
-        Ok(())
+        if flag.value.is_some() {
+            return self.push(option, Some(value.trim()), Some(name));
+        }
+        match value.trim().to_ascii_lowercase().as_str() {
+            "true" | "1" | "yes" | "on" => self.push(option, None, Some(name)),
+            "false" | "0" | "no" | "off" => Ok(()),
+            _ => usage(format!("{name}: {} is not true or false", quoted(value))),
+        }
     }
-}
 
-/// argh's complaint, `Error parsing option '--NAME' with value 'VALUE': REASON`, with the variable that the
-/// value came from.
-pub(super) fn complaint(output: &str, from_variables: &BTreeMap<String, String>) -> String {
-    let option = output
-        .split_once("'--")
-        .and_then(|(_, rest)| rest.split_once('\''));
-    match (option, output.rsplit_once("': ")) {
-        (Some((option, _)), Some((_, reason))) => match from_variables.get(option) {
-            Some(variable) => format!("{variable}: {reason}"),
-            None => format!("--{option}: {reason}"),
-        },
-        _ => output.to_owned(),
+    /// argh's complaint, `Error parsing option '--NAME' with value 'VALUE': REASON`, with the variable
+    /// that the value came from.
+    pub(super) fn complaint(&self, output: &str) -> String {
+        let option = output.split_once("'--").map_or("", |(_, rest)| rest);
+        let option = option.split('\'').next().unwrap_or_default();
+        match (self.given.get(option), output.rsplit_once("': ")) {
+            (Some(Some(variable)), Some((_, reason))) => format!("{variable}: {reason}"),
+            (Some(None), Some((_, reason))) => format!("--{option}: {reason}"),
+            _ => output.to_owned(),
+        }
     }
 }
 
 fn unknown_option(command: &Command, option: &str, known: &BTreeSet<&str>) -> String {
     let name = command.name;
     let takes = |other: &&Command| options_of(other).any(|(_, known)| known == option);
-    let takers: Vec<&str> = COMMANDS
-        .iter()
-        .filter(takes)
-        .map(|other| other.name)
-        .collect();
+    let takers = COMMANDS.iter().filter(takes).map(|other| other.name);
+    let takers = takers.collect::<Vec<_>>().join(", ");
     if !takers.is_empty() {
-        let takers = takers.join(", ");
         return format!("{name} has no option --{option}, which belongs to {takers}");
     }
     let shown = quoted(option);
@@ -265,22 +265,19 @@ pub(super) fn help() -> String {
 
 /// The help of `command`.
 pub(super) fn help_of(command: &Command) -> String {
-    let Command {
-        name, usage, help, ..
-    } = command;
+    let (name, help, usage) = (command.name, command.help, command.usage);
     let mut text = format!("{help}.\n\nUsage: armorer {name} [OPTION...] {usage}\n");
     let mut last = "";
     for (heading, option) in options_of(command) {
         if heading != last {
-            let _ = writeln!(text, "\n{heading}:");
+            text += &format!("\n{heading}:\n");
             last = heading;
         }
         let flag = flag(option);
-        let value = flag
-            .value
-            .map_or_else(String::new, |value| format!(" {value}"));
-        entry(&mut text, &format!("--{option}{value}"), flag.help);
-        let _ = writeln!(text, "{:INDENT$}{}", "", variable(option));
+        let value = flag.value.map(|value| format!(" {value}"));
+        let term = format!("--{option}{}", value.unwrap_or_default());
+        entry(&mut text, &term, flag.help);
+        text += &format!("{:INDENT$}{}\n", "", variable(option));
     }
     text
 }
@@ -292,16 +289,16 @@ const INDENT: usize = 26;
 fn entry(text: &mut String, term: &str, explanation: &str) {
     let mut line = format!("  {term}");
     if line.len() + 2 > INDENT {
-        let _ = writeln!(text, "{line}");
-        line.clear();
+        *text += &(line + "\n");
+        line = String::new();
     }
     line = format!("{line:INDENT$}");
     for word in explanation.split_whitespace() {
         if line.len() + 1 + word.len() > 80 {
-            let _ = writeln!(text, "{}", line.trim_end());
+            *text += &format!("{}\n", line.trim_end());
             line = " ".repeat(INDENT);
         }
         line = format!("{line}{word} ");
     }
-    let _ = writeln!(text, "{}", line.trim_end());
+    *text += &format!("{}\n", line.trim_end());
 }

@@ -17,11 +17,11 @@ use crate::kubernetes::access::{Access, server_of_pod};
 use crate::kubernetes::{self, is_dns, node};
 use crate::pass::{self, Place, Removal};
 use crate::plan;
-use crate::profile::{NAME_LIMIT, nearest, quoted};
+use crate::profile::{NAME_LIMIT, is_obeyed, nearest, quoted};
 use crate::report;
 use crate::rules::{Rules, SWITCHES};
 use crate::source::{Limits, Source};
-use options::{COMMANDS, Command, Options, SpanOrNever};
+use options::{COMMANDS, Command, Options};
 
 /// The most bytes of compiled policy that one text may become.
 const POLICY_BYTES: u64 = 16 << 20;
@@ -30,8 +30,11 @@ const POLICY_BYTES: u64 = 16 << 20;
 const ASK_EVERY: Duration = Duration::from_secs(5);
 
 /// A command, ready to run.
+pub(crate) type Run = Box<dyn FnOnce() -> Result<Exit, Error>>;
+
+/// What a command line asks for.
 pub(crate) struct Invocation {
-    pub(crate) run: Box<dyn FnOnce() -> Result<Exit, Error>>,
+    pub(crate) run: Run,
     /// Whether the log is JSON.
     pub(crate) json_log: bool,
     pub(crate) warnings: Vec<String>,
@@ -42,38 +45,38 @@ pub(crate) struct Invocation {
 /// # Errors
 /// [`Error::Usage`], in one line.
 pub(crate) fn parse(words: &[String], env: &[(OsString, OsString)]) -> Result<Invocation, Error> {
-    let print = |text: String| Invocation {
-        run: Box::new(move || commands::print(&text).map(|()| Exit::Converged)),
-        json_log: false,
-        warnings: Vec::new(),
+    let print = |text: String| -> Result<Invocation, Error> {
+        let run = Box::new(move || commands::print(&text).map(|()| Exit::Converged));
+        Ok(Invocation {
+            run,
+            json_log: false,
+            warnings: Vec::new(),
+        })
     };
     let is_help = |word: &str| matches!(word, "-h" | "--help" | "help");
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     let (command, rest) = match words.as_slice() {
         [] => return usage("no command: see armorer --help"),
         ["-V" | "--version", ..] => {
-            return Ok(print(
-                concat!("armorer ", env!("CARGO_PKG_VERSION"), "\n").into(),
-            ));
+            return print(format!("armorer {}\n", env!("CARGO_PKG_VERSION")));
         }
-        [first, second, ..] if is_help(first) => {
-            return Ok(print(fold::help_of(find(second)?)));
-        }
-        [first] if is_help(first) => return Ok(print(fold::help())),
+        [first, second, ..] if is_help(first) => return print(fold::help_of(find(second)?)),
+        [first] if is_help(first) => return print(fold::help()),
         [first, rest @ ..] => (find(first)?, rest),
     };
     let mut options = rest.iter().take_while(|word| **word != "--");
     if options.any(|word| matches!(*word, "-h" | "--help")) {
-        return Ok(print(fold::help_of(command)));
+        return print(fold::help_of(command));
     }
     let folded = fold::fold(command, rest, env)?;
-    let arguments: Vec<&str> = folded.words.iter().map(String::as_str).collect();
-    let options = Options::from_args(&["armorer"], &arguments)
-        .map_err(|exit| Error::Usage(fold::complaint(&exit.output, &folded.from_variables)))?;
-    let json_log = options.log_format == Some("json");
+    let words: Vec<&str> = folded.words.iter().map(String::as_str).collect();
+    let options = Options::from_args(&["armorer"], &words);
+    let options = options.map_err(|exit| Error::Usage(folded.complaint(&exit.output)))?;
+    let json_log = options.log_format == "json";
+    let run = Builder { options, env }.command(command.name)?;
     Ok(Invocation {
+        run,
         json_log,
-        run: Builder { options, env }.command(command.name)?,
         warnings: folded.warnings,
     })
 }
@@ -81,11 +84,9 @@ pub(crate) fn parse(words: &[String], env: &[(OsString, OsString)]) -> Result<In
 fn find(name: &str) -> Result<&'static Command, Error> {
     let known = COMMANDS.iter().find(|command| command.name == name);
     known.ok_or_else(|| {
-        let names = COMMANDS.iter().map(|command| command.name);
-        let hint = match nearest(name, names) {
-            Some(nearest) => format!("is {nearest} meant?"),
-            None => "see armorer --help".to_owned(),
-        };
+        let near = nearest(name, COMMANDS.iter().map(|command| command.name));
+        let hint = near.map(|near| format!("is {near} meant?"));
+        let hint = hint.unwrap_or_else(|| "see armorer --help".into());
         Error::Usage(format!("unknown command {}: {hint}", quoted(name)))
     })
 }
@@ -101,51 +102,26 @@ struct Builder<'a> {
 }
 
 impl Builder<'_> {
-    fn command(self, name: &str) -> Result<Box<dyn FnOnce() -> Result<Exit, Error>>, Error> {
+    fn command(self, name: &str) -> Result<Run, Error> {
         let options = &self.options;
-        if options.output == Some("github") && name != "check" {
+        if options.output.as_deref() == Some("github") && name != "check" {
             return usage("--output github is for check: give text or json");
         }
         if let (Some(word), "status" | "restore") = (options.words.first(), name) {
-            return usage(format!(
-                "{name} takes no argument: leave out {}",
-                quoted(word)
-            ));
+            let word = quoted(word);
+            return usage(format!("{name} takes no argument: leave out {word}"));
         }
-        Ok(match name {
-            "reconcile" | "plan" => {
-                let (settings, dry) = (self.pass()?, name == "plan");
-                let output = options.output.or(dry.then_some("text"));
-                let exit_code = options.exit_code;
-                Box::new(move || reconcile::run(&settings, dry, output, exit_code))
-            }
-            "wait" => {
-                let settings = self.wait()?;
-                Box::new(move || wait::run(&settings))
-            }
-            "status" => {
-                let settings = self.status();
-                Box::new(move || status::run(&settings))
-            }
-            "check" => {
-                let settings = self.check()?;
-                Box::new(move || check::run(&settings))
-            }
+        match name {
+            "reconcile" | "plan" => self.pass(name == "plan"),
+            "wait" => self.wait(),
+            "status" => Ok(self.status()),
+            "check" => self.check(),
             "restore" => {
                 let place = self.place();
-                Box::new(move || restore::run(&place))
+                Ok(Box::new(move || restore::run(&place)))
             }
-            _ => {
-                let (place, removal, options) =
-                    (self.place(), self.removal()?, self.plan_options());
-                let options = plan::Options {
-                    take_over: true,
-                    allow_empty: true,
-                    ..options
-                };
-                Box::new(move || remove::run(&place, removal, &options))
-            }
-        })
+            _ => self.remove(),
+        }
     }
 
     /// A variable that is set and not empty.
@@ -162,7 +138,6 @@ impl Builder<'_> {
 
     fn place(&self) -> Place {
         let options = &self.options;
-        let set = options.set.as_ref();
         let kernel = kernel::Settings {
             root: options.root.clone(),
             securityfs: self.rebased(&options.securityfs),
@@ -171,15 +146,16 @@ impl Builder<'_> {
         Place {
             kernel,
             state_dir: self.rebased(&options.state_dir),
-            set: set.cloned().unwrap_or_else(|| "default".into()),
+            set: options.set.clone().unwrap_or_else(|| "default".into()),
             lock_timeout: options.lock_timeout,
         }
     }
 
     fn limits(&self) -> Limits {
+        let (profile_bytes, profiles) = (self.options.max_profile_size, self.options.max_profiles);
         Limits {
-            profile_bytes: self.options.max_profile_size,
-            profiles: self.options.max_profiles,
+            profile_bytes,
+            profiles,
         }
     }
 
@@ -211,10 +187,7 @@ impl Builder<'_> {
     fn plan_options(&self) -> plan::Options {
         let options = &self.options;
         plan::Options {
-            remove_after: match options.remove_after {
-                SpanOrNever::After(time) => Some(time),
-                SpanOrNever::Never => None,
-            },
+            remove_after: options.remove_after,
             allow_empty: options.allow_empty,
             take_over: options.take_over,
             adopt: options.adopt.clone(),
@@ -222,7 +195,7 @@ impl Builder<'_> {
         }
     }
 
-    fn pass(&self) -> Result<pass::Settings, Error> {
+    fn pass(self, dry: bool) -> Result<Run, Error> {
         let options = &self.options;
         let rebased = |path: &Option<PathBuf>| path.as_ref().map(|path| self.rebased(path));
         let report = report::Settings {
@@ -230,7 +203,7 @@ impl Builder<'_> {
             metrics_file: rebased(&options.metrics_file),
             loop_id: options.r#loop.clone(),
         };
-        Ok(pass::Settings {
+        let settings = pass::Settings {
             place: self.place(),
             sources: self.sources()?,
             limits: self.limits(),
@@ -240,75 +213,78 @@ impl Builder<'_> {
             deadline: options.deadline,
             cluster: self.cluster()?,
             report,
-        })
+        };
+        let output = options.output.clone().or(dry.then(|| "text".into()));
+        let exit_code = options.exit_code;
+        Ok(Box::new(move || {
+            reconcile::run(&settings, dry, output.as_deref(), exit_code)
+        }))
     }
 
     fn sources(&self) -> Result<Vec<Source>, Error> {
-        let mut named = self.options.words.clone();
-        if named.is_empty() {
-            named.extend(self.variable("PROFILES_DIR"));
+        let mut names = self.options.words.clone();
+        if names.is_empty() {
+            names.extend(self.variable("PROFILES_DIR"));
         }
         let mut sources = Vec::new();
-        for name in &named {
+        for name in &names {
             let source = Source::parse(name)?;
             if sources.contains(&source) {
                 return usage(format!("the source {} is named twice", quoted(name)));
             }
             sources.push(source);
         }
+        let places = "name a folder or configmap://NAMESPACE/NAME, or set PROFILES_DIR";
         if sources.is_empty() {
-            return usage(
-                "no source: name a folder or configmap://NAMESPACE/NAME, or set PROFILES_DIR",
-            );
+            usage(format!("no source: {places}"))
+        } else {
+            Ok(sources)
         }
-        Ok(sources)
     }
 
     fn cluster(&self) -> Result<kubernetes::Settings, Error> {
         let options = &self.options;
-        let host = self.variable("KUBERNETES_SERVICE_HOST");
         let port = self.variable("KUBERNETES_SERVICE_PORT");
-        let in_pod = host.map(|host| server_of_pod(&host, port.as_deref()));
+        let in_pod = self.variable("KUBERNETES_SERVICE_HOST");
+        let in_pod = in_pod.map(|host| server_of_pod(&host, port.as_deref()));
         let access = Access {
             api_server: options.api_server.clone().or(in_pod),
             token_file: options.token_file.clone(),
             ca_file: options.ca_file.clone(),
         };
-        let settings = kubernetes::Settings {
+        let asked = [
+            ("--events", options.events),
+            ("--clear-taint", options.clear_taint.is_some()),
+            ("--label-node", options.label_node),
+        ];
+        if let Some((option, _)) = asked.into_iter().find(|(_, asked)| *asked) {
+            let needs = match (&options.node_name, &access.api_server) {
+                (Some(node), Some(_)) if is_dns(node) => None,
+                (Some(node), None) if is_dns(node) => {
+                    Some("an API server: outside of a pod, name it with --api-server")
+                }
+                _ => Some("this node's name: set NODE_NAME from spec.nodeName, or --node-name"),
+            };
+            if let Some(needs) = needs {
+                return usage(format!("{option} needs {needs}"));
+            }
+        }
+        let mut key = options.clear_taint.iter();
+        if let Some(key) = key.find(|key| !node::is_key(key)) {
+            let line = "is not a taint's key such as example.com/starting";
+            return usage(format!("--clear-taint: {} {line}", quoted(key)));
+        }
+        Ok(kubernetes::Settings {
             access,
             node: options.node_name.clone(),
             pod: options.pod_name.clone(),
             events: options.events,
             clear_taint: options.clear_taint.clone(),
             label_node: options.label_node,
-        };
-        let key = settings.clear_taint.as_ref();
-        if let Some(key) = key.filter(|key| !node::is_key(key)) {
-            let key = quoted(key);
-            return usage(format!(
-                "--clear-taint: {key} is not a taint's key such as example.com/starting"
-            ));
-        }
-        let option = match &settings {
-            settings if settings.events => "--events",
-            settings if settings.clear_taint.is_some() => "--clear-taint",
-            settings if settings.label_node => "--label-node",
-            _ => return Ok(settings),
-        };
-        if settings.node.as_deref().is_none_or(|node| !is_dns(node)) {
-            return usage(format!(
-                "{option} needs the name of this Kubernetes node: set NODE_NAME from spec.nodeName, or --node-name"
-            ));
-        }
-        if settings.access.api_server.is_none() {
-            return usage(format!(
-                "{option} needs an API server: outside of a pod, name it with --api-server"
-            ));
-        }
-        Ok(settings)
+        })
     }
 
-    fn wait(&self) -> Result<wait::Settings, Error> {
+    fn wait(self) -> Result<Run, Error> {
         let options = &self.options;
         let mut names = options.words.clone();
         if names.is_empty() {
@@ -319,78 +295,80 @@ impl Builder<'_> {
             return usage("no profile named: armorer wait NAME..., or set ARMORER_WAIT_FOR");
         }
         for name in &names {
-            let shown = quoted(name);
-            if name.starts_with("localhost/") {
-                return usage(format!(
-                    "{shown} is an annotation's value: name the profile without localhost/"
-                ));
-            }
-            if name.contains([',', '*']) {
-                return usage(format!(
-                    "{shown} is no profile's name: name each in full, with spaces between"
-                ));
-            }
-            if name.is_empty() || name.len() >= NAME_LIMIT || name.contains(char::is_control) {
-                return usage(format!("{shown} cannot be a profile's name"));
-            }
+            let problem = if name.starts_with("localhost/") {
+                "is an annotation's value: name the profile without localhost/"
+            } else if name.contains([',', '*']) {
+                "is no profile's name: name each in full, with spaces between"
+            } else if name.is_empty() || name.len() >= NAME_LIMIT || name.contains(is_obeyed) {
+                "cannot be a profile's name"
+            } else {
+                continue;
+            };
+            return usage(format!("{} {problem}", quoted(name)));
         }
-        let from_kernel = options.from == Some("kernel");
-        if options.mode.is_some() && !from_kernel {
+        let kernel = (options.from == "kernel").then(|| self.place().kernel);
+        if options.mode.is_some() && kernel.is_none() {
             return usage("--mode needs --from kernel: a process cannot ask for it without rights");
         }
-        let kernel = from_kernel.then(|| self.place().kernel);
         let (default, least) = match kernel {
             Some(_) => (Duration::from_secs(1), Duration::from_millis(100)),
             None => (ASK_EVERY, ASK_EVERY),
         };
-        Ok(wait::Settings {
+        let settings = wait::Settings {
             names,
             kernel,
             mode: options.mode,
             timeout: options.timeout,
             interval: options.interval.unwrap_or(default).max(least),
-        })
+        };
+        Ok(Box::new(move || wait::run(&settings)))
     }
 
-    fn status(&self) -> status::Settings {
+    fn status(self) -> Run {
         let options = &self.options;
-        status::Settings {
+        let settings = status::Settings {
             place: self.place(),
             one_set: options.set.is_some(),
-            json: options.output == Some("json"),
-            probe: options.probe,
+            json: options.output.as_deref() == Some("json"),
+            probe: options.probe.clone(),
             poll_time: Duration::from_secs(options.poll_time as u64),
             deadline: options.deadline,
             strict: options.strict,
             loop_file: self.rebased(&options.loop_heartbeat),
-        }
+        };
+        Box::new(move || status::run(&settings))
     }
 
-    fn check(&self) -> Result<check::Settings, Error> {
+    fn check(self) -> Result<Run, Error> {
         let options = &self.options;
         if options.words.is_empty() {
             return usage("no path: armorer check FILE-OR-FOLDER...");
         }
-        Ok(check::Settings {
+        let settings = check::Settings {
             paths: options.words.iter().map(PathBuf::from).collect(),
             limits: self.limits(),
             rules: self.rules(),
             compiler: self.compiler(),
-            output: options.output.unwrap_or("text"),
+            output: options.output.clone().unwrap_or_default(),
             strict: options.strict,
-        })
+        };
+        Ok(Box::new(move || check::run(&settings)))
     }
 
-    fn removal(&self) -> Result<Removal, Error> {
-        let options = &self.options;
-        if options.words.is_empty() != options.all {
+    fn remove(self) -> Result<Run, Error> {
+        let (place, mut plan_options) = (self.place(), self.plan_options());
+        let Options {
+            words, all, force, ..
+        } = self.options;
+        if words.is_empty() != all {
             return usage("name the profiles to remove, or give --all");
         }
-        let names = (!options.all).then(|| options.words.iter().cloned().collect());
-        Ok(Removal::Named {
-            names,
-            force: options.force,
-        })
+        (plan_options.take_over, plan_options.allow_empty) = (true, true);
+        let names = (!all).then(|| words.into_iter().collect());
+        let removal = Removal::Named { names, force };
+        Ok(Box::new(move || {
+            remove::run(&place, removal, &plan_options)
+        }))
     }
 }
 

@@ -8,6 +8,8 @@ use argh::{ArgsInfo, FromArgs};
 use crate::profile::{Mode, quoted};
 
 /// Keeps the AppArmor profiles of a node equal to the desired ones. One run is one pass.
+///
+/// An option that is no `Option`, list or switch has its default in brackets at the end of its help.
 #[derive(FromArgs, ArgsInfo, Debug)]
 pub(super) struct Options {
     #[argh(positional)]
@@ -16,71 +18,46 @@ pub(super) struct Options {
     #[argh(option, hidden_help)]
     pub(super) rule: Vec<String>,
 
-    /// re-base state, copies, metrics, securityfs and proc below this folder
-    #[argh(option, arg_name = "DIR", default = "\"/\".into()", from_str_fn(path))]
+    /// re-base state, copies, metrics, securityfs and proc below this folder [/]
+    #[argh(option, arg_name = "DIR", from_str_fn(path))]
     pub(super) root: PathBuf,
     /// where state and stored policies are [/var/lib/armorer]
-    #[argh(
-        option,
-        arg_name = "DIR",
-        default = "\"/var/lib/armorer\".into()",
-        from_str_fn(path)
-    )]
+    #[argh(option, arg_name = "DIR", from_str_fn(path))]
     pub(super) state_dir: PathBuf,
     /// where securityfs is mounted [/sys/kernel/security]
-    #[argh(
-        option,
-        arg_name = "DIR",
-        default = "\"/sys/kernel/security\".into()",
-        from_str_fn(path)
-    )]
+    #[argh(option, arg_name = "DIR", from_str_fn(path))]
     pub(super) securityfs: PathBuf,
     /// where the host's proc is mounted [/proc]
-    #[argh(
-        option,
-        arg_name = "DIR",
-        default = "\"/proc\".into()",
-        from_str_fn(path)
-    )]
+    #[argh(option, arg_name = "DIR", from_str_fn(path))]
     pub(super) proc: PathBuf,
     /// the set of profiles; sets never touch each other's [default]
     #[argh(option, arg_name = "NAME", from_str_fn(set_name))]
     pub(super) set: Option<String>,
-    /// the log on stderr as text or json; RUST_LOG sets its level [text]
-    #[argh(option, arg_name = "FORMAT", from_str_fn(format))]
-    pub(super) log_format: Option<&'static str>,
+    /// the log on stderr; RUST_LOG sets its level [text]
+    #[argh(option, arg_name = "text|json")]
+    pub(super) log_format: String,
 
     /// what each name begins with, '' for anything [custom.]
-    #[argh(option, arg_name = "TEXT", default = "\"custom.\".to_owned()")]
+    #[argh(option, arg_name = "TEXT")]
     pub(super) prefix: String,
     /// the largest text [128KiB]
-    #[argh(option, arg_name = "SIZE", default = "128 << 10", from_str_fn(size))]
+    #[argh(option, arg_name = "SIZE", from_str_fn(size))]
     pub(super) max_profile_size: u64,
     /// the most texts, and the most names that a set may own [4096]
-    #[argh(option, arg_name = "N", default = "4096", from_str_fn(count))]
+    #[argh(option, arg_name = "N", from_str_fn(count))]
     pub(super) max_profiles: usize,
     /// the most profiles, children and hats in one text [256]
-    #[argh(option, arg_name = "N", default = "256", from_str_fn(count))]
+    #[argh(option, arg_name = "N", from_str_fn(count))]
     pub(super) max_members: usize,
     /// processor time to compile one text [30s]
-    #[argh(
-        option,
-        arg_name = "TIME",
-        default = "Duration::from_secs(30)",
-        from_str_fn(span)
-    )]
+    #[argh(option, arg_name = "TIME", from_str_fn(span))]
     pub(super) max_compile_time: Duration,
 
     /// the compiler [apparmor_parser in the usual folders]
     #[argh(option, arg_name = "FILE", from_str_fn(path))]
     pub(super) parser: Option<PathBuf>,
-    /// the folder of included files
-    #[argh(
-        option,
-        arg_name = "DIR",
-        default = "\"/etc/apparmor.d\".into()",
-        from_str_fn(path)
-    )]
+    /// the folder of included files [/etc/apparmor.d]
+    #[argh(option, arg_name = "DIR", from_str_fn(path))]
     pub(super) base: PathBuf,
     /// compilers at once [as many as cores and memory allow]
     #[argh(option, arg_name = "N", from_str_fn(count))]
@@ -90,12 +67,7 @@ pub(super) struct Options {
     pub(super) complain: bool,
 
     /// how long a profile is unwanted and unused before it is removed: 15m, 0s (as soon as unused) or never [15m]
-    #[argh(
-        option,
-        arg_name = "TIME",
-        default = "SpanOrNever::After(Duration::from_secs(900))",
-        from_str_fn(span_or_never)
-    )]
+    #[argh(option, arg_name = "TIME", from_str_fn(span_or_never))]
     pub(super) remove_after: SpanOrNever,
     /// let an empty source remove the profiles that came from it
     #[argh(switch)]
@@ -108,24 +80,14 @@ pub(super) struct Options {
     pub(super) adopt: Vec<String>,
 
     /// how long the whole pass may take [5m]
-    #[argh(
-        option,
-        arg_name = "TIME",
-        default = "Duration::from_secs(300)",
-        from_str_fn(span)
-    )]
+    #[argh(option, arg_name = "TIME", from_str_fn(span))]
     pub(super) deadline: Duration,
     /// how long to wait for another pass to end [30s]
-    #[argh(
-        option,
-        arg_name = "TIME",
-        default = "Duration::from_secs(30)",
-        from_str_fn(span)
-    )]
+    #[argh(option, arg_name = "TIME", from_str_fn(span))]
     pub(super) lock_timeout: Duration,
-    /// the result on stdout: text, json or github (check)
-    #[argh(option, arg_name = "FORMAT", from_str_fn(format))]
-    pub(super) output: Option<&'static str>,
+    /// the result on stdout; github is for check
+    #[argh(option, arg_name = "text|json|github")]
+    pub(super) output: Option<String>,
     /// keep readable copies of the loaded texts in this folder
     #[argh(option, arg_name = "DIR", from_str_fn(path))]
     pub(super) copy_to: Option<PathBuf>,
@@ -165,38 +127,28 @@ pub(super) struct Options {
     #[argh(switch)]
     pub(super) exit_code: bool,
     /// self asks the kernel without any right, kernel reads securityfs [self]
-    #[argh(option, arg_name = "WHERE", from_str_fn(asked_place))]
-    pub(super) from: Option<&'static str>,
+    #[argh(option, arg_name = "self|kernel")]
+    pub(super) from: String,
     /// the mode that each profile must be in, such as enforce (with --from kernel)
     #[argh(option, arg_name = "MODE", from_str_fn(mode))]
     pub(super) mode: Option<Mode>,
     /// how long to wait [5m]
-    #[argh(
-        option,
-        arg_name = "TIME",
-        default = "Duration::from_secs(300)",
-        from_str_fn(span)
-    )]
+    #[argh(option, arg_name = "TIME", from_str_fn(span))]
     pub(super) timeout: Duration,
     /// how often to ask [5s; with --from kernel 1s]
     #[argh(option, arg_name = "TIME", from_str_fn(span))]
     pub(super) interval: Option<Duration>,
-    /// answer a Kubernetes probe: ready or live
-    #[argh(option, arg_name = "PROBE", from_str_fn(probe))]
-    pub(super) probe: Option<&'static str>,
+    /// answer a Kubernetes probe
+    #[argh(option, arg_name = "ready|live")]
+    pub(super) probe: Option<String>,
     /// fail on less: on warnings (check), on refused and conflicting profiles (status --probe ready)
     #[argh(switch)]
     pub(super) strict: bool,
-    /// seconds between the loop's passes [$POLL_TIME, 30]
-    #[argh(option, arg_name = "SECONDS", default = "30", from_str_fn(count))]
+    /// seconds between the loop's passes; $POLL_TIME too [30]
+    #[argh(option, arg_name = "SECONDS", from_str_fn(count))]
     pub(super) poll_time: usize,
-    /// the file in which the loop notes time and identity
-    #[argh(
-        option,
-        arg_name = "FILE",
-        default = "\"/run/armorer/loop\".into()",
-        from_str_fn(path)
-    )]
+    /// the file in which the loop notes time and identity [/run/armorer/loop]
+    #[argh(option, arg_name = "FILE", from_str_fn(path))]
     pub(super) loop_heartbeat: PathBuf,
     /// all that the set owns
     #[argh(switch)]
@@ -206,12 +158,8 @@ pub(super) struct Options {
     pub(super) force: bool,
 }
 
-/// How long something waits.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum SpanOrNever {
-    After(Duration),
-    Never,
-}
+/// None: never. By this name argh does not take it for an option that may be left out.
+type SpanOrNever = Option<Duration>;
 
 /// A heading, and the options below it.
 pub(super) type Group = (&'static str, &'static str);
@@ -244,20 +192,6 @@ pub(super) struct Command {
     pub(super) groups: &'static [Group],
 }
 
-const fn command(
-    name: &'static str,
-    usage: &'static str,
-    help: &'static str,
-    groups: &'static [Group],
-) -> Command {
-    Command {
-        name,
-        usage,
-        help,
-        groups,
-    }
-}
-
 const PLAN: Group = ("Plan", "exit-code");
 const WAIT: Group = ("Wait", "from mode timeout interval");
 const CHECK: Group = ("Check", "output strict");
@@ -269,48 +203,48 @@ const STATUS: Group = (
 );
 
 pub(super) const COMMANDS: [Command; 7] = [
-    command(
-        "reconcile",
-        "[SOURCE...]",
-        "One pass: load, replace and remove until the kernel holds what the sources hold",
-        &[REMOVAL, RULES, COMPILER, PASS, CLUSTER, PLACES],
-    ),
-    command(
-        "plan",
-        "[SOURCE...]",
-        "Print what a pass would do, and change nothing",
-        &[PLAN, REMOVAL, RULES, COMPILER, PASS, CLUSTER, PLACES],
-    ),
-    command(
-        "wait",
-        "NAME...",
-        "The gate: wait until every named profile is loaded",
-        &[WAIT, PLACES],
-    ),
-    command(
-        "status",
-        "",
-        "Show each profile, what the kernel holds, and how many processes it confines",
-        &[STATUS, PLACES],
-    ),
-    command(
-        "check",
-        "PATH...",
-        "Validate profiles without a kernel",
-        &[CHECK, RULES, COMPILER, PLACES],
-    ),
-    command(
-        "restore",
-        "",
-        "At boot: load the last good policies, without source, network or compiler",
-        &[RESTORE, PLACES],
-    ),
-    command(
-        "remove",
-        "NAME... | --all",
-        "Remove profiles that the set owns and no process uses",
-        &[REMOVE, PLACES],
-    ),
+    Command {
+        name: "reconcile",
+        usage: "[SOURCE...]",
+        help: "One pass: load, replace and remove until the kernel holds what the sources hold",
+        groups: &[REMOVAL, RULES, COMPILER, PASS, CLUSTER, PLACES],
+    },
+    Command {
+        name: "plan",
+        usage: "[SOURCE...]",
+        help: "Print what a pass would do, and change nothing",
+        groups: &[PLAN, REMOVAL, RULES, COMPILER, PASS, CLUSTER, PLACES],
+    },
+    Command {
+        name: "wait",
+        usage: "NAME...",
+        help: "The gate: wait until every named profile is loaded",
+        groups: &[WAIT, PLACES],
+    },
+    Command {
+        name: "status",
+        usage: "",
+        help: "Show each profile, what the kernel holds, and how many processes it confines",
+        groups: &[STATUS, PLACES],
+    },
+    Command {
+        name: "check",
+        usage: "PATH...",
+        help: "Validate profiles without a kernel",
+        groups: &[CHECK, RULES, COMPILER, PLACES],
+    },
+    Command {
+        name: "restore",
+        usage: "",
+        help: "At boot: load the last good policies, without source, network or compiler",
+        groups: &[RESTORE, PLACES],
+    },
+    Command {
+        name: "remove",
+        usage: "NAME... | --all",
+        help: "Remove profiles that the set owns and no process uses",
+        groups: &[REMOVE, PLACES],
+    },
 ];
 
 /// `value`, or that `text` is not `expected`.
@@ -331,19 +265,14 @@ fn span(text: &str) -> Result<Duration, String> {
 
 fn span_or_never(text: &str) -> Result<SpanOrNever, String> {
     match text.trim() {
-        "never" => Ok(SpanOrNever::Never),
-        text => span(text)
-            .map(SpanOrNever::After)
-            .map_err(|error| error + ", or never"),
+        "never" => Ok(None),
+        text => span(text).map(Some).map_err(|e| e + ", or never"),
     }
 }
 
 fn count(text: &str) -> Result<usize, String> {
-    let count = text
-        .trim()
-        .parse()
-        .ok()
-        .filter(|n| (1..=1_000_000).contains(n));
+    let count = text.trim().parse().ok();
+    let count = count.filter(|n| (1..=1_000_000).contains(n));
     value(text, "a whole number from 1 to 1000000", count)
 }
 
@@ -368,32 +297,6 @@ fn mode(text: &str) -> Result<Mode, String> {
 fn set_name(text: &str) -> Result<String, String> {
     let fits = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
     let fits = (1..=63).contains(&text.len()) && text.bytes().all(fits);
-    let name = fits.then(|| text.to_owned());
-    value(
-        text,
-        "a name of at most 63 small letters, digits and dashes",
-        name,
-    )
-}
-
-/// The one of `words` that `text` is.
-fn one_of(text: &str, words: &[&'static str]) -> Result<&'static str, String> {
-    let known = words.iter().find(|word| **word == text.trim());
-    value(
-        text,
-        &format!("one of {}", words.join(", ")),
-        known.copied(),
-    )
-}
-
-fn format(text: &str) -> Result<&'static str, String> {
-    one_of(text, &["text", "json", "github"])
-}
-
-fn asked_place(text: &str) -> Result<&'static str, String> {
-    one_of(text, &["self", "kernel"])
-}
-
-fn probe(text: &str) -> Result<&'static str, String> {
-    one_of(text, &["ready", "live"])
+    let expected = "a name of at most 63 small letters, digits and dashes";
+    value(text, expected, fits.then(|| text.to_owned()))
 }

@@ -29,7 +29,7 @@ pub(crate) struct Settings {
     pub(crate) rules: Rules,
     pub(crate) compiler: compiler::Settings,
     /// `text`, `json` or `github` (annotations of a workflow).
-    pub(crate) output: &'static str,
+    pub(crate) output: String,
     /// Warnings fail too.
     pub(crate) strict: bool,
 }
@@ -84,7 +84,7 @@ pub(crate) fn run(settings: &Settings) -> Result<Exit, Error> {
         findings.extend(check(&desired, &settings.rules, &compiler)?);
     }
     findings.sort_by(|a, b| (&a.path, a.line).cmp(&(&b.path, b.line)));
-    show(&findings, checked, settings.output)?;
+    show(&findings, checked, &settings.output)?;
     let fails = |finding: &Finding| settings.strict || finding.level == Level::Error;
     Ok(match findings.iter().any(fails) {
         true => Exit::Incomplete,

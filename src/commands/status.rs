@@ -31,7 +31,7 @@ pub(crate) struct Settings {
     /// The table as JSON.
     pub(crate) json: bool,
     /// The Kubernetes probe to be answered, by exit code and one line, from files only: `ready` or `live`.
-    pub(crate) probe: Option<&'static str>,
+    pub(crate) probe: Option<String>,
     /// How long the loop's last pass may have ended ago.
     pub(crate) poll_time: Duration,
     pub(crate) deadline: Duration,
@@ -46,7 +46,7 @@ pub(crate) struct Settings {
 /// State or boot cannot be read.
 pub(crate) fn run(settings: &Settings) -> Result<Exit, Error> {
     let kernel = Kernel::new(&settings.place.kernel);
-    let (exit, line) = match settings.probe {
+    let (exit, line) = match settings.probe.as_deref() {
         None => return show(settings, &kernel),
         Some("ready") => match ready(settings, &kernel.boot_id()?) {
             Ok(summary) => (Exit::Converged, format!("ready: {summary}")),
