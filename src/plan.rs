@@ -19,7 +19,7 @@ pub(crate) const CONTEST_WINDOW: Duration = Duration::from_mins(10);
 pub(crate) const PUT_OFF_LIMIT: Duration = Duration::from_mins(15);
 
 /// The options that decisions depend on.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Options {
     /// How long a profile is unwanted and unused before it is removed; none: never.
     pub(crate) remove_after: Option<Duration>,
@@ -81,22 +81,13 @@ pub(crate) enum Decision {
     Keep,
     /// It is in force, and from now on ours.
     Own(Why),
-    /// It is to be written to the kernel.
-    Write(Write),
+    /// It is to be written to the kernel. [`Kind::Load`]: none of its names is loaded; [`Kind::Replace`]:
+    /// some are.
+    Write(Kind, Why),
     /// It is left alone.
     Leave { kind: Kind, message: String },
     /// Another file of the set brings one of its names.
     Taken(String),
-}
-
-/// A write to the kernel.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Write {
-    /// [`Kind::Load`]: none of its names was loaded. [`Kind::Replace`]: some are.
-    pub(crate) kind: Kind,
-    pub(crate) why: Why,
-    /// Whether it undoes another program's change.
-    pub(crate) repair: bool,
 }
 
 /// The reasons for a write or an ownership.
@@ -114,6 +105,13 @@ pub(crate) enum Why {
     OtherMode(Mode),
     /// Another program replaced it.
     Replaced,
+}
+
+impl Why {
+    /// Whether it is another program's change.
+    pub(crate) const fn is_repair(self) -> bool {
+        matches!(self, Self::Unloaded | Self::OtherMode(_) | Self::Replaced)
+    }
 }
 
 impl fmt::Display for Why {
@@ -155,19 +153,6 @@ pub(crate) enum Sighting {
     Unknown(String),
 }
 
-impl Options {
-    /// Nothing is taken over or removed.
-    pub(crate) const fn restore() -> Self {
-        Self {
-            remove_after: None,
-            allow_empty: false,
-            take_over: false,
-            adopt: Vec::new(),
-            most_names: usize::MAX,
-        }
-    }
-}
-
 impl Facts<'_> {
     pub(crate) fn set(&self) -> &Set {
         &self.state.sets[self.set_name]
@@ -198,11 +183,7 @@ impl Facts<'_> {
                 _ => Decision::Own(Why::Interrupted),
             },
             (None, Some(why)) => Decision::Own(why),
-            (Some(difference), Some(why)) => Decision::Write(Write {
-                kind: Kind::Replace,
-                why: if why == Why::Adopted { why } else { difference },
-                repair: false,
-            }),
+            (Some(_), Some(why)) => Decision::Write(Kind::Replace, why),
             (Some(difference), None) => self.write(candidate, difference),
         }
     }
@@ -287,45 +268,30 @@ impl Facts<'_> {
     }
 
     fn write(&self, candidate: &Candidate, difference: Why) -> Decision {
-        let loaded = |name: &str| self.observed.loaded.contains_key(name);
-        let kind = match candidate.record.members.iter().any(|m| loaded(&m.name)) {
-            true => Kind::Replace,
-            false => Kind::Load,
+        let mut names = candidate.record.members.iter();
+        let loaded = names.any(|member| self.observed.loaded.contains_key(&member.name));
+        let kind = if loaded { Kind::Replace } else { Kind::Load };
+        let why = match self.set().profiles.get(&candidate.name) {
+            None => Why::New,
+            Some(record) if record.policy != candidate.record.policy => Why::Changed,
+            Some(record) if record.loaded_at.is_none() => Why::NotLoadedSinceBoot,
+            Some(record) => {
+                let recent = |repair: &&Stamp| self.now.since(repair) < CONTEST_WINDOW;
+                let repairs = record.repairs.iter().filter(recent).count();
+                if repairs >= CONTEST_REPAIRS {
+                    let (name, time) = (&candidate.name, in_words(CONTEST_WINDOW));
+                    let times = format!("{difference}, {repairs} times within {time}");
+                    let message =
+                        format!("{times}: find the program that loads {name}, and stop it");
+                    return Decision::Leave {
+                        kind: Kind::Contested,
+                        message,
+                    };
+                }
+                difference
+            }
         };
-        let plain = |why| {
-            Decision::Write(Write {
-                kind,
-                why,
-                repair: false,
-            })
-        };
-        let Some(record) = self.set().profiles.get(&candidate.name) else {
-            return plain(Why::New);
-        };
-        if record.policy != candidate.record.policy {
-            return plain(Why::Changed);
-        }
-        if record.loaded_at.is_none() {
-            return plain(Why::NotLoadedSinceBoot);
-        }
-        let repairs = record.repairs.iter();
-        let recent = repairs.filter(|repair| self.now.since(repair) < CONTEST_WINDOW);
-        let repairs = recent.count();
-        if repairs >= CONTEST_REPAIRS {
-            let name = &candidate.name;
-            return Decision::Leave {
-                kind: Kind::Contested,
-                message: format!(
-                    "{difference}, {repairs} times within {}: find the program that loads {name}, and stop it",
-                    in_words(CONTEST_WINDOW)
-                ),
-            };
-        }
-        Decision::Write(Write {
-            kind,
-            why: difference,
-            repair: true,
-        })
+        Decision::Write(kind, why)
     }
 
     /// Whether the owned and unwanted `name` may be removed; brings its `clock` up to date. `seen`

@@ -73,16 +73,15 @@ fn conclude(
         return;
     }
     if let Some(file) = &settings.metrics_file {
-        let set = match result {
-            Ok(report) => Some(report.set.clone()),
-            Err(_) => recorded_set(&mut store, &status.boot_id, &place.set),
-        };
-        let counted = status.processes.as_ref();
-        let stale = counted.is_none_or(|counted| now.since(&counted.counted) >= COUNT_EVERY);
-        if let Ok(report) = result
-            && (stale || report.has_changes())
+        let set = recorded_set(&mut store, &status.boot_id, &place.set);
+        let counted = status.processes.as_ref().map(|processes| processes.counted);
+        let stale = counted.is_none_or(|counted| now.since(&counted) >= COUNT_EVERY);
+        let changed = result.as_ref().is_ok_and(Report::has_changes);
+        if let Some(set) = set
+            .as_ref()
+            .filter(|_| changed || (stale && result.is_ok()))
         {
-            status.processes = count(&kernel, &report.set, now);
+            status.processes = count(&kernel, set, now);
         }
         let text = metrics::render(&place.set, set.as_ref(), &status);
         if let Err(error) = replace(file, text.as_bytes(), 0o644) {
@@ -93,7 +92,6 @@ fn conclude(
     status.write(&path);
 }
 
-/// The record of the set, for a pass that ended before it had one.
 fn recorded_set(store: &mut Store, boot_id: &str, set: &str) -> Option<Set> {
     let mut state = store.load().ok()?;
     state.enter_boot(boot_id);

@@ -5,7 +5,7 @@ use std::path::Path;
 use super::Pass;
 use crate::error::Error;
 use crate::outcome::{Kind, Outcome, Severity};
-use crate::plan::{CONTEST_WINDOW, Candidate};
+use crate::plan::{CONTEST_WINDOW, Candidate, Why};
 use crate::report::{Report, copies, logger};
 use crate::state::store::Stored;
 use crate::state::{Basis, Owned, Pending, Problem};
@@ -52,8 +52,8 @@ impl Pass<'_> {
         }
     }
 
-    /// Records that `candidate` is in force; `fresh`: since now.
-    pub(super) fn record(&mut self, candidate: Candidate, fresh: bool, repair: bool) {
+    /// Records that `candidate` is in force; with the reason of a change, since now.
+    pub(super) fn record(&mut self, candidate: Candidate, change: Option<Why>) {
         let now = self.session.now;
         let set = self.session.set_mut();
         for member in &candidate.record.members {
@@ -65,9 +65,11 @@ impl Pass<'_> {
         let repairs = old.map(|old| old.repairs.iter().copied());
         let recent = |at: &_| now.since(at) < CONTEST_WINDOW;
         record.repairs = repairs.into_iter().flatten().filter(recent).collect();
-        record.repairs.extend(repair.then_some(now));
+        record
+            .repairs
+            .extend(change.filter(|why| why.is_repair()).map(|_| now));
         let loaded_at = old.and_then(|old| old.loaded_at);
-        record.loaded_at = loaded_at.filter(|_| !fresh).or(Some(now.at));
+        record.loaded_at = loaded_at.filter(|_| change.is_none()).or(Some(now.at));
         set.profiles.insert(name, record);
     }
 

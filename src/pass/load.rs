@@ -1,6 +1,5 @@
 //! Loads and replaces profiles: decided once, claimed, written, one write a file.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::time::{Duration, Instant};
 
@@ -11,9 +10,9 @@ use super::work::Fresh;
 use crate::compiler::{Compiled, Compiler, Includes, Text};
 use crate::error::Error;
 use crate::outcome::{Kind, Outcome, Refusal};
-use crate::plan::{Candidate, Decision, Why, Write};
+use crate::plan::{Candidate, Decision, Why};
 use crate::policy;
-use crate::profile::Digest;
+use crate::profile::{Digest, ProfileName};
 use crate::rules::Rules;
 use crate::state::store::Stored;
 use crate::state::{Problem, Record};
@@ -23,20 +22,24 @@ const BATCH: Duration = Duration::from_millis(250);
 
 impl Pass<'_> {
     /// Decides about each of `candidates`, records the intent, and writes to the kernel. Returns those
-    /// whose names another file brings.
-    fn load(&mut self, candidates: Vec<Candidate>) -> Result<Vec<Candidate>, Error> {
+    /// whose names another file brings; the `last` time, they are refused.
+    fn load(&mut self, candidates: Vec<Candidate>, last: bool) -> Result<Vec<Candidate>, Error> {
         let (mut writes, mut taken) = (Vec::new(), Vec::new());
         for candidate in candidates {
             let name = candidate.name.to_string();
             match self.facts().decide(&candidate) {
-                Decision::Keep => self.record(candidate, false, false),
+                Decision::Keep => self.record(candidate, None),
                 Decision::Own(why) => {
                     self.outcome(Outcome::new(name, Kind::Own, why.to_string()));
-                    self.record(candidate, true, false);
+                    self.record(candidate, Some(why));
                 }
-                Decision::Write(write) => {
+                Decision::Write(kind, why) => {
                     self.claim(&candidate);
-                    writes.push((candidate, write));
+                    writes.push((candidate, kind, why));
+                }
+                Decision::Taken(message) if last => {
+                    let refusal = Refusal::new("duplicate", message);
+                    self.refuse(&name, &refusal, None);
                 }
                 Decision::Taken(_) => taken.push(candidate),
                 Decision::Leave { kind, message } => self.problem(&name, kind, message),
@@ -45,39 +48,34 @@ impl Pass<'_> {
         if !writes.is_empty() {
             self.session.save()?;
         }
-        for (candidate, write) in writes {
-            self.write(candidate, &write);
+        for (candidate, kind, why) in writes {
+            self.write(candidate, kind, why);
         }
         Ok(taken)
     }
 
     /// Loads `candidates`; a file whose names another file brings is tried once more, since that one may
-    /// have dropped them, and is then refused.
+    /// have dropped them.
     pub(super) fn load_all(&mut self, candidates: Vec<Candidate>) -> Result<(), Error> {
-        let taken = self.load(candidates)?;
-        for candidate in self.load(taken)? {
-            if let Decision::Taken(message) = self.facts().decide(&candidate) {
-                let refusal = Refusal::new("duplicate", message);
-                self.refuse(candidate.name.as_str(), &refusal, None);
-            }
-        }
+        let taken = self.load(candidates, false)?;
+        self.load(taken, true)?;
         Ok(())
     }
 
-    fn write(&mut self, candidate: Candidate, write: &Write) {
+    fn write(&mut self, candidate: Candidate, kind: Kind, why: Why) {
         let name = candidate.name.to_string();
         if !self.session.dry {
-            if let Err((kind, message)) = self.write_policy(&candidate, write.kind) {
+            if let Err((kind, message)) = self.write_policy(&candidate, kind) {
                 self.release(&candidate);
                 return self.problem(&name, kind, message);
             }
             self.revision.writes += 1;
             let now = self.session.now.at;
             let set = self.session.set_mut();
-            set.counters.loads += u64::from(write.kind == Kind::Load);
-            set.counters.replaces += u64::from(write.kind == Kind::Replace);
-            set.counters.repairs += u64::from(write.repair);
-            if write.repair && write.why == Why::Unloaded {
+            set.counters.loads += u64::from(kind == Kind::Load);
+            set.counters.replaces += u64::from(kind == Kind::Replace);
+            set.counters.repairs += u64::from(why.is_repair());
+            if why == Why::Unloaded {
                 set.unloaded.insert(name.clone(), now);
             }
             self.written.push(candidate.clone());
@@ -85,55 +83,47 @@ impl Pass<'_> {
         let members = candidate.record.members.iter();
         let members = members.map(|member| (member.name.clone(), member.mode));
         self.observed.loaded.extend(members);
-        self.outcome(Outcome {
-            repair: write.repair,
-            ..Outcome::new(name, write.kind, write.why.to_string())
-        });
-        self.record(candidate, true, write.repair);
+        let mut outcome = Outcome::new(name, kind, why.to_string());
+        outcome.repair = why.is_repair();
+        self.outcome(outcome);
+        self.record(candidate, Some(why));
     }
 
     fn write_policy(&mut self, candidate: &Candidate, kind: Kind) -> Result<(), (Kind, String)> {
         let name = &candidate.name;
-        let stored = self
-            .session
-            .store
-            .get(Stored::Policy, candidate.record.policy);
-        let policy = stored.map_err(|reason| {
-            // The next pass compiles the text again.
-            if let Some(record) = self.session.set_mut().profiles.get_mut(name) {
-                record.key = Digest::of(b"");
-            }
-            let message = format!("{reason}; the next pass compiles it again");
-            (Kind::Failed, message)
-        })?;
-        let kernel = &self.session.kernel;
-        if kind == Kind::Load {
-            return kernel.load(&policy).map_err(|error| match error.kind() {
-                io::ErrorKind::AlreadyExists => {
-                    let message = format!("{name} was loaded by another program while this pass ran: rename yours, or take it over with --adopt '{name}'");
-                    (Kind::Conflict, message)
+        let store = &self.session.store;
+        let policy = match store.get(Stored::Policy, candidate.record.policy) {
+            Ok(policy) => policy,
+            Err(reason) => {
+                if let Some(record) = self.session.set_mut().profiles.get_mut(name) {
+                    record.key = Digest::of(b"");
                 }
-                _ => (Kind::Failed, kernel_refused(&error)),
-            });
-        }
-        if let Some(changed) = self.changed_since_observed(candidate) {
-            let message = format!(
-                "{changed} was changed by another program while this pass ran; the next pass looks again"
-            );
-            return Err((Kind::Failed, message));
-        }
-        let replaced = kernel.replace(&policy);
-        replaced.map_err(|error| (Kind::Failed, kernel_refused(&error)))
+                let message = format!("{reason}; the next pass compiles it again");
+                return Err((Kind::Failed, message));
+            }
+        };
+        let kernel = &self.session.kernel;
+        let written = match (kind, self.changed_since_observed(candidate)) {
+            (Kind::Load, _) => kernel.load(&policy),
+            (_, None) => kernel.replace(&policy),
+            (_, Some(changed)) => {
+                let message = "was changed by another program while this pass ran";
+                let message = format!("{changed} {message}; the next pass looks again");
+                return Err((Kind::Failed, message));
+            }
+        };
+        written.map_err(|error| match error.kind() {
+            io::ErrorKind::AlreadyExists => (Kind::Conflict, loaded_by_another(name)),
+            _ => (Kind::Failed, kernel_refused(&error)),
+        })
     }
 
     /// The first name of `candidate` that is not loaded as it was observed.
     fn changed_since_observed(&self, candidate: &Candidate) -> Option<String> {
-        let kernel = &self.session.kernel;
-        let is_new = |name: &str| !self.observed.loaded.contains_key(name);
-        let now = match candidate.top_level().any(is_new) {
-            true => kernel.profiles().unwrap_or_default(),
-            false => BTreeMap::new(),
-        };
+        let (kernel, observed) = (&self.session.kernel, &self.observed.loaded);
+        let is_new = |name: &str| !observed.contains_key(name);
+        let now = candidate.top_level().any(is_new).then(|| kernel.profiles());
+        let now = now.and_then(Result::ok).unwrap_or_default();
         let mut names = candidate.top_level();
         let changed = names.find(|name| match is_new(name) {
             true => now.contains_key(*name),
@@ -187,8 +177,9 @@ impl Pass<'_> {
         for (fresh, candidate) in ready {
             let mut candidate = Some(candidate);
             if !includes.stand(&fresh.includes) {
-                let message = "a file that it includes changed while it was compiled; the next pass compiles it again";
-                self.problem(fresh.source.name.as_str(), Kind::Failed, message.into());
+                let message = "a file that it includes changed while it was compiled";
+                let message = format!("{message}; the next pass compiles it again");
+                self.problem(fresh.source.name.as_str(), Kind::Failed, message);
                 candidate = self.last_good(fresh);
             }
             let further = |candidate: &Candidate| candidate.top_level().nth(1).is_some();
@@ -197,17 +188,19 @@ impl Pass<'_> {
                 candidate => simple.extend(candidate),
             }
         }
-        let taken = self.load(simple)?;
+        let taken = self.load(simple, false)?;
         later.extend(taken);
         Ok(())
     }
 
     /// The version that stays in force where a text is refused.
     fn last_good(&self, fresh: &Fresh<'_>) -> Option<Candidate> {
-        let profiles = &self.session.set().profiles;
-        profiles
-            .get_key_value(&fresh.source.name)
-            .map(Candidate::recorded)
+        let known = self
+            .session
+            .set()
+            .profiles
+            .get_key_value(&fresh.source.name);
+        known.map(Candidate::recorded)
     }
 
     /// Checks and stores what a text became; the last good version where it is refused.
@@ -254,6 +247,12 @@ impl Pass<'_> {
         let problem = Problem::refused(refusal, key, self.session.now.at);
         self.note(name, problem);
     }
+}
+
+fn loaded_by_another(name: &ProfileName) -> String {
+    format!(
+        "{name} was loaded by another program while this pass ran: rename yours, or take it over with --adopt '{name}'"
+    )
 }
 
 /// The kernel's answer to a write, in words.

@@ -234,6 +234,10 @@ fn reconcile_once(settings: &Settings, dry: bool, deadline: Instant) -> Result<R
 /// The kernel or the state cannot be used.
 pub(crate) fn restore(place: &Place) -> Result<Vec<Report>, Error> {
     Kernel::new(&place.kernel).preflight()?;
+    let options = Options {
+        most_names: usize::MAX,
+        ..Options::default()
+    };
     let sets = Store::new(&place.state_dir).load()?.sets.into_keys();
     let reports = sets.map(|set| {
         let place = Place {
@@ -246,7 +250,7 @@ pub(crate) fn restore(place: &Place) -> Result<Vec<Report>, Error> {
             run(
                 session,
                 Work::restore(&records),
-                &Options::restore(),
+                &options,
                 None,
                 Instant::now(),
             )
