@@ -1,14 +1,12 @@
 //! The record of a pass: what is about to be loaded, what is in force, and which problems stand.
 
-use std::path::Path;
-
 use super::Pass;
 use crate::error::Error;
 use crate::outcome::{Kind, Outcome, Severity};
 use crate::plan::{CONTEST_WINDOW, Candidate, Why};
 use crate::report::{Report, copies, logger};
 use crate::state::store::Stored;
-use crate::state::{Basis, Owned, Pending, Problem};
+use crate::state::{Member, Owned, Pending, Problem};
 
 impl Pass<'_> {
     /// Records, before anything is written, which names `candidate` is about to bring.
@@ -32,23 +30,21 @@ impl Pass<'_> {
         let loaded = &self.observed.loaded;
         let set = self.session.set_mut();
         set.counters.failures += 1;
-        for member in &candidate.record.members {
-            let is_loaded = loaded.contains_key(&member.name);
-            let owned = set.owned.get_mut(&member.name);
-            match owned
-                .filter(|owned| is_loaded && matches!(owned.pending, Some(Pending::Replace(_))))
+        for Member { name, .. } in &candidate.record.members {
+            let stays = |owned: &Owned| matches!(owned.pending, Some(Pending::Replace(_)));
+            match set
+                .owned
+                .get_mut(name)
+                .filter(|owned| loaded.contains_key(name) && stays(owned))
             {
                 Some(owned) => owned.pending = None,
-                None => _ = set.owned.remove(&member.name),
+                None => _ = set.owned.remove(name),
             }
         }
-        if let Some(record) = set.profiles.get_mut(&candidate.name)
-            && !record
-                .members
-                .iter()
-                .all(|member| loaded.contains_key(&member.name))
-        {
-            record.loaded_at = None;
+        if let Some(record) = set.profiles.get_mut(&candidate.name) {
+            let mut members = record.members.iter();
+            let in_force = members.all(|member| loaded.contains_key(&member.name));
+            record.loaded_at = record.loaded_at.filter(|_| in_force);
         }
     }
 
@@ -65,9 +61,8 @@ impl Pass<'_> {
         let repairs = old.map(|old| old.repairs.iter().copied());
         let recent = |at: &_| now.since(at) < CONTEST_WINDOW;
         record.repairs = repairs.into_iter().flatten().filter(recent).collect();
-        record
-            .repairs
-            .extend(change.filter(|why| why.is_repair()).map(|_| now));
+        let repair = change.is_some_and(Why::is_repair);
+        record.repairs.extend(repair.then_some(now));
         let loaded_at = old.and_then(|old| old.loaded_at);
         record.loaded_at = loaded_at.filter(|_| change.is_none()).or(Some(now.at));
         set.profiles.insert(name, record);
@@ -89,11 +84,8 @@ impl Pass<'_> {
 
     /// As [`Self::problem`]. One that stands already keeps the time of its beginning.
     pub(super) fn note(&mut self, name: &str, mut problem: Problem) {
-        match self
-            .standing
-            .get(name)
-            .filter(|known| known.is_same(&problem))
-        {
+        let standing = self.standing.get(name);
+        match standing.filter(|known| known.is_same(&problem)) {
             Some(known) => problem.since = known.since,
             None => _ = self.standing.remove(name),
         }
@@ -102,35 +94,25 @@ impl Pass<'_> {
     }
 
     /// Saves the whole record, and gives the result.
-    pub(super) fn finish(
-        mut self,
-        basis: Option<Basis>,
-        copy_to: Option<&Path>,
-        remarks: Vec<String>,
-    ) -> Result<Report, Error> {
+    pub(super) fn finish(mut self) -> Result<Report, Error> {
         let now = self.session.kernel.revision();
         let writes = self.revision.writes;
         let ours = self.revision.before.map(|before| before + writes);
-        let verifiable = self.observed.loaded.is_empty() || !self.observed.contents.is_empty();
-        let (session, files) = (&mut self.session, &self.files);
+        let (session, work) = (&mut self.session, &mut self.work);
         let set = session.set_mut();
         let objects = std::mem::take(&mut set.basis.objects);
-        let unknown = || Basis {
-            objects,
-            ..Basis::default()
-        };
-        set.basis = Basis {
-            // Another program's change in between must be looked at by the next pass.
-            kernel_revision: now.filter(|_| now == ours),
-            verifiable,
-            ..basis.unwrap_or_else(unknown)
-        };
+        set.basis = work.basis.take().unwrap_or_default();
+        if set.basis.inputs.is_none() {
+            set.basis.objects = objects;
+        }
+        // Another program's change in between must be looked at by the next pass.
+        set.basis.kernel_revision = now.filter(|_| now == ours);
         set.problems = self.problems;
         let owned = &set.owned;
         let owns = |name: &_| owned.values().any(|owned| owned.profile == *name);
         set.profiles
-            .retain(|name, _| files.contains(name.as_str()) || owns(name));
-        if let (Some(to), false) = (copy_to, session.dry) {
+            .retain(|name, _| work.files.contains(name.as_str()) || owns(name));
+        if let (Some(to), false) = (work.copy_to, session.dry) {
             let text = |digest| session.store.get(Stored::Text, digest);
             let copies = copies::keep_equal(to, session.set(), &text);
             session.set_mut().copies = copies;
@@ -141,6 +123,9 @@ impl Pass<'_> {
         }
         // As they came, which is as each was compiled, no two plans would look alike.
         self.outcomes.sort_by(|a, b| a.profile.cmp(&b.profile));
-        Ok(self.session.report(self.outcomes, &self.files, remarks))
+        let work = self.work;
+        Ok(self
+            .session
+            .report(self.outcomes, &work.files, work.remarks))
     }
 }

@@ -1,6 +1,7 @@
 //! Loads and replaces profiles: decided once, claimed, written, one write a file.
 
 use std::io;
+use std::mem::take;
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
@@ -134,12 +135,8 @@ impl Pass<'_> {
 
     /// Compiles `fresh`, and loads each as it is ready. Files that define further profiles wait for the
     /// others, which may define the same, and are then loaded by name.
-    pub(super) fn compile(
-        &mut self,
-        compiler: &Compiler,
-        rules: &Rules,
-        fresh: &[Fresh<'_>],
-    ) -> Result<(), Error> {
+    pub(super) fn compile(&mut self, compiler: &Compiler, rules: &Rules) -> Result<(), Error> {
+        let fresh = take(&mut self.work.fresh);
         let texts = fresh.iter().map(|fresh| Text {
             name: fresh.source.name.as_str(),
             contents: &fresh.source.text,
@@ -157,7 +154,7 @@ impl Pass<'_> {
                 return Ok(());
             }
             since = Instant::now();
-            self.load_ready(compiler, std::mem::take(&mut ready), &mut later)
+            self.load_ready(compiler, take(&mut ready), &mut later)
         })?;
         self.load_ready(compiler, ready, &mut later)?;
         later.sort_by(|a, b| a.name.cmp(&b.name));

@@ -12,6 +12,7 @@ mod remove;
 mod work;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::mem::take;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -106,9 +107,10 @@ impl Session {
 
     fn save(&mut self) -> Result<(), Error> {
         if self.dry {
-            return Ok(());
+            Ok(())
+        } else {
+            self.store.save(&self.state)
         }
-        self.store.save(&self.state)
     }
 
     /// The result of a pass with these outcomes over these files.
@@ -119,16 +121,16 @@ impl Session {
         remarks: Vec<String>,
     ) -> Report {
         let set = self.set().clone();
-        let in_force = set.in_force().map(|(name, _)| name.as_str());
+        let in_force = set.in_force().map(|(name, _)| name.to_string());
+        let in_force = in_force.filter(|name| files.contains(&**name));
+        let converged = set.problems.is_empty();
         Report {
             outcomes,
-            in_force: in_force
-                .filter(|name| files.contains(name))
-                .map(str::to_owned)
-                .collect(),
-            exit: match set.problems.is_empty() {
-                true => Exit::Converged,
-                false => Exit::Incomplete,
+            in_force: in_force.collect(),
+            exit: if converged {
+                Exit::Converged
+            } else {
+                Exit::Incomplete
             },
             remarks,
             enforcing: !self.kernel.complains(),
@@ -142,8 +144,7 @@ impl Session {
 struct Pass<'a> {
     session: Session,
     options: &'a Options,
-    /// The names of the files that the sources hold.
-    files: BTreeSet<&'a str>,
+    work: Work<'a>,
     observed: Observed,
     revision: Revision,
     /// The versions that were written to the kernel.
@@ -168,7 +169,7 @@ impl Pass<'_> {
             set_name: &self.session.set_name,
             observed: &self.observed,
             options: self.options,
-            files: &self.files,
+            files: &self.work.files,
             now: self.session.now,
         }
     }
@@ -182,17 +183,18 @@ fn run(
     compiler: Option<(&Compiler, &Rules)>,
     deadline: Instant,
 ) -> Result<Report, Error> {
-    let mut pass = Pass::observe(session, &work, options, deadline)?;
-    for (name, problem) in work.problems {
+    let mut pass = Pass::observe(session, work, options, deadline)?;
+    for (name, problem) in take(&mut pass.work.problems) {
         pass.note(&name, problem);
     }
-    pass.load_all(work.ready)?;
+    let ready = take(&mut pass.work.ready);
+    pass.load_all(ready)?;
     if let Some((compiler, rules)) = compiler {
-        pass.compile(compiler, rules, &work.fresh)?;
+        pass.compile(compiler, rules)?;
     }
     pass.read_back()?;
-    pass.remove(&work.removal)?;
-    pass.finish(work.basis, work.copy_to, work.remarks)
+    pass.remove()?;
+    pass.finish()
 }
 
 /// One pass over the sources, or with `dry` what it would do.

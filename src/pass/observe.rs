@@ -15,7 +15,7 @@ impl<'a> Pass<'a> {
     /// pass left open.
     pub(super) fn observe(
         mut session: Session,
-        work: &Work<'a>,
+        work: Work<'a>,
         options: &'a Options,
         deadline: Instant,
     ) -> Result<Self, Error> {
@@ -41,16 +41,16 @@ impl<'a> Pass<'a> {
             set.sources.clone_from(sources);
         }
         Ok(Self {
+            standing: set.problems.clone(),
+            session,
             options,
-            files: work.files.clone(),
+            work,
             observed,
             revision: Revision { before, writes: 0 },
             written: Vec::new(),
             outcomes: Vec::new(),
             problems: BTreeMap::new(),
-            standing: session.set().problems.clone(),
             deadline,
-            session,
         })
     }
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::io;
+use std::mem::take;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -22,12 +23,12 @@ const LOOK_AGAIN: Duration = Duration::from_millis(400);
 type Due = (String, String, Unwanted);
 
 impl Pass<'_> {
-    /// Removes what `removal` says, as far as it may go.
+    /// Removes all that is to go, as far as it may.
     ///
     /// # Errors
     /// The state cannot be saved.
-    pub(super) fn remove(&mut self, removal: &Removal) -> Result<(), Error> {
-        let names = match removal {
+    pub(super) fn remove(&mut self) -> Result<(), Error> {
+        let names = match &take(&mut self.work.removal) {
             Removal::Nothing => return Ok(()),
             Removal::Unwanted { sources, holding } => self.unwanted(sources, holding),
             Removal::Named { names, force } => {
@@ -45,8 +46,10 @@ impl Pass<'_> {
             let known = self.session.set().owned[&name].unwanted;
             let mut clock = known.unwrap_or(Unwanted::since(self.session.now));
             let proc = self.session.kernel.proc();
-            let mut seen =
-                |name: &str| sighting(scan.get_or_insert_with(|| processes::scan(proc)), name);
+            let mut seen = |name: &str| {
+                let scan = scan.get_or_insert_with(|| processes::scan(proc));
+                sighting(scan, name)
+            };
             let verdict = match kept {
                 Some(reason) => Verdict::Not(Kind::Blocked, reason),
                 None => self.facts().verdict(&name, &mut clock, &mut seen),
@@ -87,16 +90,15 @@ impl Pass<'_> {
         let Some(names) = names else {
             return owned.cloned().collect();
         };
-        let (owned, others): (Vec<_>, Vec<_>) = names
-            .iter()
-            .cloned()
-            .partition(|name| set.owned.contains_key(name));
+        let is_owned = |name: &String| set.owned.contains_key(name);
+        let (owned, others): (Vec<_>, Vec<_>) = names.iter().cloned().partition(is_owned);
         let set = self.session.set_name.clone();
         for name in others {
             let message = format!(
-                "{} is not owned by the set {set} in this boot: see armorer status, or name its set with --set",
+                "{} is not owned by the set {set} in this boot",
                 quoted(&name)
             );
+            let message = message + ": see armorer status, or name its set with --set";
             self.problem(&name, Kind::Blocked, message);
         }
         owned
@@ -186,9 +188,8 @@ impl Pass<'_> {
                 set.counters.removes += 1;
                 set.owned.retain(|owned, _| !is_within(owned, name));
                 self.revision.writes += 1;
-                self.observed
-                    .loaded
-                    .retain(|loaded, _| !is_within(loaded, name));
+                let loaded = &mut self.observed.loaded;
+                loaded.retain(|loaded, _| !is_within(loaded, name));
                 self.outcome(Outcome::new(name, Kind::Remove, reason));
             }
         }
@@ -198,14 +199,13 @@ impl Pass<'_> {
     fn remove_by_force(&mut self, name: &str) {
         let scan = processes::scan(self.session.kernel.proc());
         let users = scan.users_of(name).len();
+        let now = format!("{users} processes run unconfined now");
         let reason = match (&scan.incomplete, users) {
-            (Some(incomplete), _) => format!(
-                "forced; at least {users} processes run unconfined now, and {incomplete}: restart their pods"
-            ),
-            (None, 0) => "forced; no process used it".to_owned(),
-            (None, _) => {
-                format!("forced; {users} processes run unconfined now: restart their pods")
+            (Some(reason), _) => {
+                format!("forced; at least {now}, and {reason}: restart their pods")
             }
+            (None, 0) => "forced; no process used it".to_owned(),
+            (None, _) => format!("forced; {now}: restart their pods"),
         };
         self.write_removal(name, reason);
     }

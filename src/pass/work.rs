@@ -9,7 +9,7 @@ use crate::compiler::{Compiler, Includes};
 use crate::desired::{Desired, ProfileSource};
 use crate::error::Error;
 use crate::kubernetes::client::Client;
-use crate::outcome::Kind;
+use crate::outcome::{Kind, Refusal};
 use crate::plan::Candidate;
 use crate::profile::{Digest, ProfileName};
 use crate::report::status::Status;
@@ -127,13 +127,12 @@ pub(super) fn read(
     let desired = Desired::new(found.profiles, &settings.rules);
     let sources: Vec<String> = settings.sources.iter().map(ToString::to_string).collect();
     let mut remarks = Vec::new();
-    for source in sources
-        .iter()
-        .filter(|source| !desired.holding.contains(*source))
-    {
-        remarks.push(format!(
-            "the source {source} holds no profile: is its name right?"
-        ));
+    for source in &sources {
+        if !desired.holding.contains(source) {
+            remarks.push(format!(
+                "the source {source} holds no profile: is its name right?"
+            ));
+        }
     }
     for file in found.passed_over {
         let name = file.rsplit('/').next().unwrap_or_default();
@@ -143,11 +142,8 @@ pub(super) fn read(
     }
     let compiler = Compiler::find(settings.compiler.clone())?;
     let environment = Digest::of_parts([compiler.digest()?, settings.rules.digest()]);
-    let options = format!(
-        "{:?} {:?} {sources:?}",
-        settings.options.adopt, settings.report.copy_to
-    );
-    let options = Digest::of(options.as_bytes());
+    let (adopt, copy_to) = (&settings.options.adopt, &settings.report.copy_to);
+    let options = Digest::of(format!("{adopt:?} {copy_to:?} {sources:?}").as_bytes());
     Ok(Inputs {
         digest: Digest::of_parts([environment, desired.digest, options]),
         desired,
@@ -176,10 +172,8 @@ impl Inputs {
             && status().is_some_and(|status| status.state == Some(session.store.saved()))
             && Includes::new(&settings.compiler.base).stand(&basis.includes)
             && copies.is_none_or(|to| copies::stand(to, &set.copies));
-        let outcomes = set
-            .problems
-            .iter()
-            .map(|(name, problem)| problem.outcome(name));
+        let outcomes = set.problems.iter();
+        let outcomes = outcomes.map(|(name, problem)| problem.outcome(name));
         let files = self.desired.names();
         stands.then(|| session.report(outcomes.collect(), &files, self.remarks.clone()))
     }
@@ -218,11 +212,10 @@ impl Inputs {
             remarks: self.remarks.clone(),
             ..Work::default()
         };
+        let refused = |refusal: &Refusal| Problem::refused(refusal, None, now);
         let early = self.desired.refused.iter();
-        let early = early.map(|(name, (_, refusal))| (name, Problem::refused(refusal, None, now)));
-        let mut problems: Vec<_> = early
-            .map(|(name, problem)| (name.clone(), problem))
-            .collect();
+        let early = early.map(|(name, (_, refusal))| (name.clone(), refused(refusal)));
+        let mut problems: Vec<_> = early.collect();
         for source in &self.desired.profiles {
             let name = source.name.to_string();
             if Instant::now() >= deadline {
@@ -232,18 +225,19 @@ impl Inputs {
             }
             let (closure, refusal) = includes.of(&source.text);
             if let Some(refusal) = refusal {
-                problems.push((name, Problem::refused(&refusal, None, now)));
+                problems.push((name, refused(&refusal)));
             } else {
-                let key = Digest::of_parts([environment, source.digest, closure_digest(&closure)]);
+                let files = Digest::of(format!("{closure:?}").as_bytes());
+                let key = Digest::of_parts([environment, source.digest, files]);
                 problems.extend(work.add(set, source, key, &closure));
             }
             included.extend(closure);
         }
         // The last good version of a text that is refused stays in force.
-        let last_good = problems
-            .iter()
-            .filter_map(|(name, _)| set.profiles.get_key_value(&**name));
-        work.ready.extend(last_good.map(Candidate::recorded));
+        for (name, _) in &problems {
+            let recorded = set.profiles.get_key_value(&**name);
+            work.ready.extend(recorded.map(Candidate::recorded));
+        }
         work.problems = problems;
         work.basis = Some(Basis {
             inputs: Some(self.digest),
@@ -284,11 +278,4 @@ impl<'a> Work<'a> {
         }
         None
     }
-}
-
-fn closure_digest(closure: &BTreeMap<String, Option<Digest>>) -> Digest {
-    Digest::of_parts(closure.iter().flat_map(|(path, digest)| {
-        let digest = digest.as_ref().map_or(&[][..], AsRef::as_ref);
-        [path.as_bytes(), digest]
-    }))
 }

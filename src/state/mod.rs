@@ -72,8 +72,6 @@ pub(crate) struct Basis {
     pub(crate) inputs: Option<Digest>,
     /// The kernel's policy revision, if all of it was this pass' doing or seen by it.
     pub(crate) kernel_revision: Option<u64>,
-    /// Whether the kernel shows the contents of what is loaded.
-    pub(crate) verifiable: bool,
     /// Every file that an include names, with its digest; none: there was no such file.
     pub(crate) includes: BTreeMap<String, Option<Digest>>,
     /// The API server's objects, so that unchanged ones are not read again.
