@@ -74,24 +74,40 @@ apt_lists_known() {
     apt-get indextargets --format '$(ORIGIN)' 'Created-By: Packages' | grep -q .
 }
 
+# runs ARCH: programs of this Debian architecture run here, where need be by qemu, which the kernel is
+# told to start for them (binfmt_misc; in every chroot and container too, by the flag F).
+runs() {
+    local formats=/proc/sys/fs/binfmt_misc
+    [ "$1" != "$(dpkg --print-architecture)" ] || return 0
+    [ "$1" = arm64 ] || die "programs for $1 cannot be run here"
+    need qemu-aarch64-static=qemu-user-static
+    [ -e $formats/register ] || as_root mount -t binfmt_misc binfmt_misc $formats || die "this kernel has no binfmt_misc"
+    [ ! -e $formats/qemu-aarch64 ] || return 0
+    # Magic and mask of a 64-bit little-endian ELF program for EM_AARCH64 (183).
+    printf '%s' ':qemu-aarch64:M::\x7fELF\x02\x01\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00\x02\x00\xb7\x00:\xff\xff\xff\xff\xff\xff\xff\x00\xff\xff\xff\xff\xff\xff\xff\xff\xfe\xff\xff\xff:/usr/bin/qemu-aarch64-static:F' |
+        as_root tee $formats/register >/dev/null
+}
+
 # The keys that sign Debian's archive, in a file that Ubuntu has as a package too.
 keyring=/usr/share/keyrings/debian-archive-keyring.gpg
 need_keyring() { [ -e "$keyring" ] || need "$keyring=debian-archive-keyring"; }
 
 # apt_from SUITE: makes the array `apt_options`, with which apt-get and apt-cache see only that
-# Debian suite, with lists and caches of their own; for SUITE `host`, what the host's apt sees.
-# The host's own sources stay as they are, its proxy settings apply.
+# Debian suite (for $deb_arch), with lists and caches of their own; for SUITE `host`, what the host's
+# apt sees. The host's own sources stay as they are, its proxy settings apply.
+deb_arch=amd64
 apt_from() {
     # What is fetched goes into a cache that need not be open to apt's own user.
     apt_options=(-o "APT::Sandbox::User=$(id -un)")
     [ "$1" != host ] || return 0
     local root=$cache/apt/$1 mirror
+    [ $deb_arch = amd64 ] || root=$root-$deb_arch
     need_keyring
     apt_options+=(
         -o "Dir::State=$root/state" -o "Dir::State::status=$root/status" -o "Dir::Cache=$root/cache"
         -o "Dir::Etc::SourceList=$root/sources.list" -o Dir::Etc::SourceParts=/dev/null
         -o Dir::Etc::Preferences=/dev/null -o Dir::Etc::PreferencesParts=/dev/null
-        -o APT::Architecture=amd64 -o Acquire::Languages=none
+        -o "APT::Architecture=$deb_arch" -o "APT::Architectures=$deb_arch" -o Acquire::Languages=none
     )
     [ ! -e "$root/complete" ] || return 0
     mirror=$(debian_mirror) || { say "apt here knows no Debian mirror"; return 1; }
@@ -117,7 +133,7 @@ fetch() {
     if [ "$suite" = host ]; then
         host_apt_get update || true
     else
-        rm -f "$cache/apt/$suite/complete"
+        rm -f "$cache/apt/$suite"{,-arm64}/complete
         apt_from "$suite" || return 1
     fi
     (cd "$dir" && apt-get -qq "${apt_options[@]}" download "$@" >&2)

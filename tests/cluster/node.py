@@ -139,7 +139,7 @@ def workload(name):
        podman copies a ConfigMap once and never changes it.
     5. A CronJob is played as the Job that it would make. Its source is that folder instead of the
        API server.
-    6. spec.nodeName and annotations, which podman does not give to a pod, become values, and so
+    6. Fields of the pod and annotations, which podman does not give to a pod, become values, and so
        does $(NAME) in a value.
     7. Images of the examples' workloads are armorer's own image, whose shell stands for them.
     8. POLL_TIME is 2.
@@ -182,7 +182,7 @@ def workload(name):
         values = {}
         for variable in container.get("env", []):
             field = variable.pop("valueFrom", {}).get("fieldRef", {}).get("fieldPath", "")
-            if field == "spec.nodeName":
+            if field in ("spec.nodeName", "metadata.namespace"):
                 variable["value"] = "guest"
             elif field:
                 variable["value"] = annotations[field.split("'")[1]]

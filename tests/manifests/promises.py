@@ -17,10 +17,14 @@ HOST = {"/sys/kernel/security", "/proc", "/var/lib/armorer"}
 # What only one workload may mount besides.
 HOST_BESIDES = {
     ("kapparmor", "armorer"): {"/etc/apparmor.d/custom"},
-    ("metrics-textfile", "armorer"): {"/var/lib/prometheus/node-exporter"},
     ("boot", "armorer-boot"): {"/opt/armorer", "/etc/systemd/system"},
     ("boot-uninstall", "armorer-boot"): {"/opt/armorer", "/etc/systemd/system"},
 }
+# An unknown one is an error.
+KNOWN = {"ARMORER_" + name for name in (
+    "CLEAR_TAINT", "COPY_TO", "EVENTS", "LABEL_NODE", "METRICS_FILE", "PROC", "REMOVE_AFTER", "SECURITYFS", "SET",
+    "STATE_DIR", "STRICT", "TAKE_OVER", "TIMEOUT", "WAIT_FOR")}
+STANDARD = {f"app.kubernetes.io/{name}" for name in ("name", "instance", "version", "part-of", "managed-by")}
 OURS = "localhost/armorer", "registry.example.com/armorer"
 
 failures = []
@@ -68,6 +72,9 @@ def check_container(where, pod, container):
         where,
         "under the runtime's AppArmor profile",
     )
+    for variable in container.get("env", []):
+        known = variable["name"] in KNOWN or not variable["name"].startswith("ARMORER_")
+        expect(known, f"{where}: {variable['name']}", "setting known variables only")
     resources = container.get("resources", {})
     expect({"cpu", "memory"} <= resources.get("requests", {}).keys(), where, "requesting CPU and memory")
     expect("memory" in resources.get("limits", {}), where, "limited in memory")
@@ -83,15 +90,16 @@ def check_container(where, pod, container):
     command = container.get("command", [])
     if "wait" in command:
         check_gate(where, effective, container)
-    elif not any(word in command for word in ("/usr/bin/armorer-loop", "reconcile", "/uninstall/uninstall")):
+    elif not any(word in command for word in ("/usr/bin/armorer-loop", "reconcile", "/usr/bin/armorer-uninstall")):
         expect(added == set(), where, "without any capability")
-    elif "/uninstall/uninstall" in command:
+    elif "/usr/bin/armorer-uninstall" in command:
         expect(added == {"MAC_ADMIN"}, where, "uninstalling with MAC_ADMIN alone")
     else:
         expect(added == LOADER_CAPS, where, f"loading with {' '.join(sorted(LOADER_CAPS))} exactly")
         env = {entry["name"]: entry.get("value") for entry in container["env"]}
         expect(env.get("ARMORER_SECURITYFS") == "/host/securityfs", where, "told where securityfs is")
         expect(env.get("ARMORER_PROC") == "/host/proc", where, "told where /proc is")
+        expect(env.get("ARMORER_TAKE_OVER") == "true", where, "free to change its source")
 
 
 def check_gate(where, effective, container):
@@ -118,6 +126,8 @@ def check_pod(file, thing, pod, has_rights):
         if f"armorer/{component}" in thing["metadata"].get("labels", {}):
             expect(names[:1] == [f"armorer-{component}"], where, f"begun by its {component}")
     ours = [c for c in pod.get("initContainers", []) + pod["containers"] if is_ours(c)]
+    if file.parent.name != "manifests":
+        expect(all(c["image"].startswith("registry.example.com/") for c in ours), where, "showing how the image is set")
     expect(ours, where, "running armorer")
     for container in ours:
         check_container(where, pod, container)
@@ -133,10 +143,20 @@ def check_node_pod(where, thing, pod):
     expect(pod.get("tolerations") == [{"operator": "Exists"}], where, "tolerating every taint")
     expect(pod.get("nodeSelector", {}).get("kubernetes.io/os") == "linux", where, "for Linux only")
     expect(pod.get("enableServiceLinks") is False, where, "without service links")
+    terms = pod["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"]
+    archs = {"key": "kubernetes.io/arch", "operator": "In", "values": ["amd64", "arm64"]}
+    expect(terms == [{"matchExpressions": [archs]}], where, "for the processors that the image is built for")
+    expect(thing["metadata"]["labels"].keys() >= STANDARD, where, "labelled as is the custom")
     container = pod["containers"][0]
     if thing["metadata"]["name"] == "armorer-boot":
         return
     expect(pod.get("priorityClassName") == "system-node-critical", where, "critical to the node")
+    if thing["kind"] == "CronJob":
+        job = thing["spec"]["jobTemplate"]["spec"]
+        expect(job["completions"] == job["parallelism"], where, "running all its pods at once")
+        spread = pod["topologySpreadConstraints"][0]
+        expect((spread["topologyKey"], spread["maxSkew"]) == ("kubernetes.io/hostname", 1), where, "spread over the nodes")
+        expect(job["backoffLimitPerIndex"] == 0, where, "trying again at the next tick, each node for itself")
     if thing["kind"] != "DaemonSet":
         return
     expect("readinessProbe" in container, where, "probed for readiness")
@@ -145,8 +165,9 @@ def check_node_pod(where, thing, pod):
         expect(command[-1] == "live", where, f"restarted for a silent loop only ({probe})")
     for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
         expect(container[probe]["timeoutSeconds"] >= 15, where, f"given time to answer ({probe})")
+    expect(container["startupProbe"].get("initialDelaySeconds"), where, "not probed before it can have started")
     for volume in pod["volumes"]:
-        if volume["name"] == "profiles":
+        if volume["name"] == "profiles" and "configMap" in volume:
             expect(volume["configMap"].get("optional") is True, where, "started without its ConfigMap")
     unavailable = thing["spec"]["updateStrategy"]["rollingUpdate"]["maxUnavailable"]
     expect(unavailable == "100%" or container["command"] == ["/usr/bin/armorer-loop"], where, "rolled out without waiting for in-use profiles")
@@ -157,19 +178,22 @@ def check_other(file, thing):
     match thing["kind"]:
         case "ServiceAccount":
             expect(thing.get("automountServiceAccountToken") is False, where, "an account whose token is off")
+        case "ConfigMap":
+            sample = file.stem in ("samples", "own-profiles", "loading-workload", "every-kind")
+            expect(sample, where, "leaving the user's ConfigMap alone")
         case "Role" | "ClusterRole":
             for rule in thing["rules"]:
                 expect("*" not in rule["verbs"] + rule["resources"], where, "a role without wildcards")
                 if file.parent.name == "manifests":
                     expect(rule.get("resourceNames"), where, "a role that names its objects")
         case "Namespace":
-            expect(file.stem not in ("kapparmor", "canary"), where, "a namespace of its own only where it may go with it")
+            expect(file.stem not in ("kapparmor", "canary", "uninstall"), where, "a namespace of its own only where it may go with it")
             labels = thing["metadata"]["labels"]
             expect(labels.get("pod-security.kubernetes.io/enforce") == "privileged", where, "a namespace that admits its pods")
 
 
 # An overlay that is lost from kustomize/ and manifests/ alike differs from nothing.
-OVERLAYS = ["boot", "boot-uninstall", "canary", "cronjob", "daemonset", "kapparmor", "uninstall"]
+OVERLAYS = ["boot", "boot-uninstall", "canary", "cronjob", "daemonset", "kapparmor", "samples", "uninstall"]
 
 
 def main(folders):

@@ -106,10 +106,10 @@ fn ports_and_paths_fit_together_in_the_manifests() {
         command[at + 1].as_str().unwrap().to_owned()
     };
     let port = after("-p");
-    let service = manifest.object("Service", "armorer-metrics");
     assert_eq!(server["ports"][0]["containerPort"].to_string(), port);
-    assert_eq!(service["spec"]["ports"][0]["port"].to_string(), port);
-    let annotations = &service["metadata"]["annotations"];
+    let pod = &manifest.object("DaemonSet", "armorer")["spec"]["template"];
+    let annotations = &pod["metadata"]["annotations"];
+    assert_eq!(annotations["prometheus.io/scrape"], "true");
     assert_eq!(annotations["prometheus.io/port"], *port);
     let monitor = manifest.object("PodMonitor", "armorer");
     let endpoint = &monitor["spec"]["podMetricsEndpoints"][0];
@@ -143,7 +143,7 @@ fn prometheus_reads_it_from_the_web_server_and_from_node_exporter() {
     // Prometheus 3 scrapes nothing whose type it does not know.
     let served = ureq::get(&stack.file).call().unwrap();
     let media_type = served.headers()["content-type"].to_str().unwrap();
-    assert_eq!(media_type, "text/plain;version=0.0.4;charset=utf-8");
+    assert_eq!(media_type, "text/plain");
     let value = |query: &str| stack.value(query);
     for (query, expected) in [
         ("armorer_last_pass_exit_code{job='armorer'}", 1.0),

@@ -1,5 +1,7 @@
 """What the rendered manifests allow: RBAC, and ValidatingAdmissionPolicies by cel-python."""
 
+import functools
+
 import celpy
 import yaml
 from celpy.adapter import json_to_cel
@@ -14,6 +16,10 @@ class Refused(Exception):
 class Access:
     def __init__(self, documents):
         self.documents = [d for d in documents if d]
+        # Now: a request is not to wait for it.
+        for policy in self.of_kind("ValidatingAdmissionPolicy"):
+            for part in policy["spec"].get("matchConditions", []) + policy["spec"]["validations"]:
+                compiled(part["expression"])
 
     @classmethod
     def of_yaml(cls, text):
@@ -47,8 +53,8 @@ class Access:
             for n, rule in enumerate(role["rules"]):
                 # A create or a list names no object, so no resourceNames can allow it.
                 names = rule.get("resourceNames")
-                if (asked["group"] in rule["apiGroups"] and asked["resource"] in rule["resources"]
-                        and asked["verb"] in rule["verbs"]
+                if (all({asked[what], "*"} & set(rule[field]) for what, field in
+                        (("group", "apiGroups"), ("resource", "resources"), ("verb", "verbs")))
                         and (not names or asked["name"] in names)):
                     yield f"{ref['kind']}/{ref['name']}/{n}"
 
@@ -71,42 +77,60 @@ class Access:
 
     def refusals(self, user, operation, asked, obj, old):
         """Why a ValidatingAdmissionPolicy that is bound refuses it."""
-        bound = {b["spec"]["policyName"] for b in self.of_kind("ValidatingAdmissionPolicyBinding")
-                 if "Deny" in b["spec"]["validationActions"]}
         request = {"operation": operation, "name": asked["name"], "namespace": asked["namespace"],
                    "userInfo": user}
-        values = {"object": obj, "oldObject": old, "request": request}
-        for one in self.of_kind("ValidatingAdmissionPolicy"):
-            spec = one["spec"]
-            if one["metadata"]["name"] not in bound or not self._constrained(spec, operation, asked):
+        policies = {p["metadata"]["name"]: p for p in self.of_kind("ValidatingAdmissionPolicy")}
+        for binding in self.of_kind("ValidatingAdmissionPolicyBinding"):
+            spec = policies[binding["spec"]["policyName"]]["spec"]
+            if "Deny" not in binding["spec"]["validationActions"] or not constrained(spec, operation, asked):
                 continue
-            conditions = spec.get("matchConditions", [])
-            if not all(evaluate(c["expression"], values) for c in conditions):
-                continue
-            for validation in spec["validations"]:
-                try:
-                    good = evaluate(validation["expression"], values)
-                except celpy.CELEvalError as error:
-                    good, validation = spec["failurePolicy"] != "Fail", {"message": str(error)}
-                if not good:
-                    yield f"{one['metadata']['name']}: {validation['message']}"
+            for params in self._params(spec, binding["spec"].get("paramRef")):
+                values = {"object": obj, "oldObject": old, "request": request, "params": params}
+                for why in self._evaluated(spec, values, user):
+                    yield f"{binding['spec']['policyName']}: {why}"
 
-    @staticmethod
-    def _constrained(spec, operation, asked):
-        constraints = spec["matchConstraints"]
-        namespaces = constraints.get("namespaceSelector", {}).get("matchLabels", {})
-        wanted = namespaces.get("kubernetes.io/metadata.name", asked["namespace"])
-        return wanted == asked["namespace"] and any(
-            asked["group"] in rule["apiGroups"] and asked["resource"] in rule["resources"]
-            and operation in rule["operations"] for rule in constraints["resourceRules"])
+    def _params(self, spec, ref):
+        """Each object that the binding's paramRef selects; a policy without parameters has none."""
+        if ref is None:
+            return [None]
+        assert ref["parameterNotFoundAction"] == "Allow"
+        return [d for d in self.of_kind(spec["paramKind"]["kind"])
+                if d["metadata"]["namespace"] == ref["namespace"]
+                and ref["selector"]["matchLabels"].items() <= d["metadata"]["labels"].items()]
+
+    def _evaluated(self, spec, values, user):
+        def allowed(group, resource, verb):
+            asked = {"group": group, "resource": resource, "verb": verb, "name": "", "namespace": ""}
+            return bool(self.rules_for(user, asked))
+
+        if not all(evaluate(c["expression"], values, allowed) for c in spec.get("matchConditions", [])):
+            return
+        for validation in spec["validations"]:
+            try:
+                good = evaluate(validation["expression"], values, allowed)
+            except celpy.CELEvalError as error:
+                good, validation = spec["failurePolicy"] != "Fail", {"message": str(error)}
+            if not good:
+                yield validation["message"]
 
 
-COMPILED = {}
+def constrained(spec, operation, asked):
+    return any(asked["group"] in rule["apiGroups"] and asked["resource"] in rule["resources"]
+               and operation in rule["operations"] for rule in spec["matchConstraints"]["resourceRules"])
 
 
-def evaluate(expression, values):
-    if expression not in COMPILED:
-        environment = celpy.Environment()
-        COMPILED[expression] = environment.program(environment.compile(expression))
+@functools.cache
+def compiled(expression):
+    return celpy.Environment().compile(expression)
+
+
+def evaluate(expression, values, allowed):
+    """`expression` with Kubernetes' authorizer, whose question grows from call to call: group, resource,
+    verb, and then the answer."""
+    grow = lambda question, part: celpy.celtypes.ListType([*question, part])
+    functions = {"group": grow, "resource": grow, "check": grow,
+                 "allowed": lambda question: celpy.celtypes.BoolType(allowed(*map(str, question)))}
+    program = celpy.Environment().program(compiled(expression), functions=functions)
     activation = {name: json_to_cel(value) for name, value in values.items()}
-    return bool(COMPILED[expression].evaluate(activation))
+    activation["authorizer"] = celpy.celtypes.ListType([])
+    return bool(program.evaluate(activation))
