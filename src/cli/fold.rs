@@ -11,8 +11,8 @@ use crate::error::Error;
 use crate::profile::{nearest, quoted};
 use crate::rules::SWITCHES;
 
-/// Variables with our prefix that the scripts read.
-const SCRIPTS: [&str; 2] = ["ARMORER_WAIT_FOR", "ARMORER_LOAD"];
+/// The variable of `wait` that stands in for its arguments.
+const WAIT_FOR: &str = "ARMORER_WAIT_FOR";
 
 /// Variables without our prefix, and the options that they stand in for; empty: of sources.
 const PLAIN: [(&str, &str); 4] = [
@@ -187,8 +187,8 @@ impl Folded {
                 }
             } else if let Some(option) = all.get(name) {
                 chosen.insert(*option, (name, value));
-            } else if !SCRIPTS.contains(&name) && !is_service_link(name) {
-                let names = all.keys().map(String::as_str).chain(SCRIPTS);
+            } else if name != WAIT_FOR && !is_service_link(name) {
+                let names = all.keys().map(String::as_str).chain([WAIT_FOR]);
                 let hint = nearest(name, names).map(|near| format!(": is {near} meant?"));
                 let hint = hint.unwrap_or_default();
                 let line = format!("the variable {name} is not known{hint}");
