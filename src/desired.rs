@@ -48,42 +48,32 @@ impl Desired {
     /// Sorts out the files in `found`.
     pub(crate) fn new(found: Vec<RawProfile>, rules: &Rules) -> Self {
         let digests: Vec<Digest> = found.iter().map(digest).collect();
-        let parts = found.iter().zip(&digests).flat_map(|(raw, digest)| {
-            let parts = [
-                raw.name.as_bytes(),
-                raw.source.as_bytes(),
-                raw.place.as_bytes(),
-            ];
-            parts.into_iter().chain([digest.as_ref()])
-        });
+        let words = found
+            .iter()
+            .flat_map(|raw| [&raw.name, &raw.source, &raw.place]);
         let mut desired = Self {
-            digest: Digest::of_parts(parts),
+            digest: Digest::of_parts([Digest::of_parts(words), Digest::of_parts(&digests)]),
             profiles: Vec::new(),
             refused: BTreeMap::new(),
-            holding: BTreeSet::new(),
+            holding: found.iter().map(|raw| raw.source.clone()).collect(),
         };
-        let mut places: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        let mut places = BTreeMap::<String, Vec<String>>::new();
         for raw in &found {
             let entry = places.entry(raw.name.clone()).or_default();
             entry.push(raw.place.clone());
         }
         for (raw, digest) in found.into_iter().zip(digests) {
-            if !desired.holding.contains(&raw.source) {
-                desired.holding.insert(raw.source.clone());
-            }
-            let accepted = accept(&raw, &places[&raw.name], rules);
+            let RawProfile { source, place, .. } = raw;
+            let accepted = accept(&raw.name, &places[&raw.name], rules);
             match accepted.and_then(|name| Ok((name, raw.text?))) {
                 Ok((name, text)) => desired.profiles.push(ProfileSource {
                     name,
-                    source: raw.source,
-                    place: raw.place,
+                    source,
+                    place,
                     text,
                     digest,
                 }),
-                Err(refusal) => {
-                    let entry = desired.refused.entry(raw.name);
-                    entry.or_insert((raw.place, refusal));
-                }
+                Err(refusal) => _ = desired.refused.entry(raw.name).or_insert((place, refusal)),
             }
         }
         desired.profiles.sort_by(|a, b| a.name.cmp(&b.name));
@@ -99,15 +89,15 @@ impl Desired {
 }
 
 fn digest(raw: &RawProfile) -> Digest {
-    raw.text.as_ref().map_or_else(
-        |refusal| Digest::of_parts(["refused", &refusal.message]),
-        |text| Digest::of(text.as_bytes()),
-    )
+    match &raw.text {
+        Ok(text) => Digest::of(text.as_bytes()),
+        Err(refusal) => Digest::of_parts(["refused", &refusal.message]),
+    }
 }
 
 /// `places` are all that hold a file of this name.
-fn accept(raw: &RawProfile, places: &[String], rules: &Rules) -> Result<ProfileName, Refusal> {
-    let name = rules.file_name(&raw.name)?;
+fn accept(name: &str, places: &[String], rules: &Rules) -> Result<ProfileName, Refusal> {
+    let name = rules.file_name(name)?;
     if places.len() > 1 {
         let line = format!("is in {}: keep one", places.join(" and in "));
         return Err(Refusal::new("duplicate", line));

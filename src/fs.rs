@@ -5,21 +5,26 @@ use std::hash::{BuildHasher as _, RandomState};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use rustix::fs::OFlags;
 use walkdir::WalkDir;
 
-/// The bytes of the file at `path`, of which there may be `limit`. Follows links, and waits for no fifo.
+/// Opens `path` for reading. Follows links, waits for no fifo, and takes no terminal.
+///
+/// # Errors
+/// The system's.
+pub(crate) fn open(path: &Path) -> io::Result<File> {
+    let flags = (OFlags::NONBLOCK | OFlags::NOCTTY).bits().cast_signed();
+    File::options().read(true).custom_flags(flags).open(path)
+}
+
+/// The bytes of the file at `path`, of which there may be `limit`. Opened as by [`open`].
 ///
 /// # Errors
 /// The system's; `InvalidData` for more than `limit` bytes.
 pub(crate) fn read(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
-    let flags = OFlags::NONBLOCK | OFlags::NOCTTY;
-    let file = File::options()
-        .read(true)
-        .custom_flags(flags.bits().cast_signed())
-        .open(path)?;
+    let file = open(path)?;
     let size = file.metadata()?.len();
     let bytes = read_open(file, size, limit)?;
     if bytes.len() as u64 > limit {
@@ -35,10 +40,8 @@ pub(crate) fn read(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
 /// The system's.
 pub(crate) fn read_open(file: File, size: u64, limit: u64) -> io::Result<Vec<u8>> {
     // The reading that finds the end has room too: else the kernel would be asked once more.
-    let room = usize::try_from(size.min(limit))
-        .unwrap_or(0)
-        .saturating_add(64);
-    let mut bytes = Vec::with_capacity(room);
+    let room = usize::try_from(size.min(limit)).unwrap_or(0);
+    let mut bytes = Vec::with_capacity(room.saturating_add(64));
     file.take(limit.saturating_add(1)).read_to_end(&mut bytes)?;
     Ok(bytes)
 }
@@ -66,56 +69,33 @@ pub(crate) fn tree_parts(top: &Path) -> io::Result<Vec<Vec<u8>>> {
 /// # Errors
 /// The system's; the old file is then as it was.
 pub(crate) fn replace(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
-    write_beside(path, bytes, mode, false).and_then(|temporary| rename(&temporary, path))
+    write_and_rename(path, bytes, mode, false)
 }
 
-/// As [`replace`]; and when it returns, the new file outlasts a power cut.
+/// As [`replace`]; and when it returns, the new file and its name outlast a power cut.
 ///
 /// # Errors
-/// As [`replace`]'s.
+/// As [`replace`]'s; the new file may be there also if its folder cannot be synced.
 pub(crate) fn replace_durably(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
-    store(path, bytes, mode)?;
-    sync_folder(path.parent().unwrap_or(Path::new("/")))
+    write_and_rename(path, bytes, mode, true)?;
+    File::open(path.parent().unwrap_or(Path::new("/")))?.sync_all()
 }
 
-/// As [`replace_durably`], but the file's name outlasts a power cut only after [`sync_folder`].
-///
-/// # Errors
-/// As [`replace`]'s.
-pub(crate) fn store(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
-    write_beside(path, bytes, mode, true).and_then(|temporary| rename(&temporary, path))
-}
-
-/// # Errors
-/// The system's.
-pub(crate) fn sync_folder(path: &Path) -> io::Result<()> {
-    File::open(path)?.sync_all()
-}
-
-fn rename(from: &Path, to: &Path) -> io::Result<()> {
-    let renamed = std::fs::rename(from, to);
-    if renamed.is_err() {
-        let _ = std::fs::remove_file(from);
-    }
-    renamed
-}
-
-fn write_beside(path: &Path, bytes: &[u8], mode: u32, sync: bool) -> io::Result<PathBuf> {
+fn write_and_rename(path: &Path, bytes: &[u8], mode: u32, sync: bool) -> io::Result<()> {
     let chance = RandomState::new().hash_one(path);
     let temporary = path.with_added_extension(format!("{chance:016x}.tmp"));
-    let written = (|| {
-        let mut file = File::options()
-            .create_new(true)
-            .write(true)
-            .mode(mode)
-            .open(&temporary)?;
+    let mut options = File::options();
+    options.create_new(true).write(true).mode(mode);
+    let renamed = (|| {
+        let mut file = options.open(&temporary)?;
         file.write_all(bytes)?;
-        if sync { file.sync_all() } else { Ok(()) }
+        let synced = if sync { file.sync_all() } else { Ok(()) };
+        synced.and_then(|()| std::fs::rename(&temporary, path))
     })();
-    if written.is_err() {
+    if renamed.is_err() {
         let _ = std::fs::remove_file(&temporary);
     }
-    written.map(|()| temporary)
+    renamed
 }
 
 #[cfg(test)]

@@ -4,27 +4,15 @@
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
-use strum::IntoEnumIterator as _;
+use strum::{Display, EnumIter, IntoEnumIterator as _, IntoStaticStr};
 
 use crate::profile::printable;
 
 /// What became of a profile.
-#[derive(
-    Clone,
-    Copy,
-    Debug,
-    PartialEq,
-    Eq,
-    PartialOrd,
-    Ord,
-    Serialize,
-    Deserialize,
-    strum::Display,
-    strum::EnumIter,
-    strum::IntoStaticStr,
-)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, EnumIter)]
 #[strum(serialize_all = "lowercase")]
+#[derive(Display, IntoStaticStr, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub(crate) enum Kind {
     /// Loaded into the kernel.
     Load,
@@ -78,19 +66,6 @@ impl Kind {
         }
     }
 
-    /// The sign in front of a line.
-    const fn sign(self) -> char {
-        match self {
-            Self::Load => '+',
-            Self::Replace => '~',
-            Self::Own => '=',
-            Self::Remove => '-',
-            Self::Deferred => '…',
-            Self::Blocked | Self::Conflict | Self::Contested => '!',
-            Self::Refused | Self::Failed => '✗',
-        }
-    }
-
     /// Whether it changes the kernel.
     pub(crate) const fn is_write(self) -> bool {
         matches!(self, Self::Load | Self::Replace | Self::Remove)
@@ -109,7 +84,7 @@ pub(crate) struct Outcome {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) reason: Option<String>,
     /// Whether it undoes another program's change.
-    #[serde(skip_serializing_if = "is_false")]
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub(crate) repair: bool,
 }
 
@@ -126,20 +101,25 @@ impl Outcome {
     }
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
-const fn is_false(value: &bool) -> bool {
-    !*value
-}
-
 impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let sign = match self.kind {
+            Kind::Load => '+',
+            Kind::Replace => '~',
+            Kind::Own => '=',
+            Kind::Remove => '-',
+            Kind::Deferred => '…',
+            Kind::Blocked | Kind::Conflict | Kind::Contested => '!',
+            Kind::Refused | Kind::Failed => '✗',
+        };
         let about = about(&self.profile, &self.message);
-        write!(f, "{} {:<9} {about}", self.kind.sign(), self.kind)
+        write!(f, "{sign} {:<9} {about}", self.kind)
     }
 }
 
 /// Why one text is not loaded.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{}{message}", .line.map(|line| format!("line {line}: ")).unwrap_or_default())]
 pub(crate) struct Refusal {
     /// [`Kind::Refused`] for the text itself; [`Kind::Failed`] for the node's or the pass's sake: the text
     /// may be good.
@@ -177,15 +157,6 @@ impl Refusal {
         Self {
             kind: Kind::Failed,
             ..Self::new("failed", message)
-        }
-    }
-}
-
-impl fmt::Display for Refusal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.line {
-            Some(line) => write!(f, "line {line}: {}", self.message),
-            None => f.write_str(&self.message),
         }
     }
 }

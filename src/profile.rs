@@ -23,27 +23,22 @@ pub(crate) fn quoted(name: &str) -> String {
 }
 
 fn shown(text: &str, limit: usize) -> String {
-    let mut line = String::with_capacity(text.len().min(limit));
-    for (n, c) in text.chars().enumerate() {
-        if n == limit {
-            line.push('…');
-            break;
-        }
-        if is_obeyed(c) {
-            line.extend(c.escape_unicode());
-        } else {
-            line.push(c);
+    let mut line = String::new();
+    for c in text.chars().take(limit) {
+        match is_obeyed(c) {
+            true => line.extend(c.escape_unicode()),
+            false => line.push(c),
         }
     }
+    line.extend(text.chars().nth(limit).map(|_| '…'));
     line
 }
 
-/// The one of `known` that `word` is most likely a misspelling of.
+/// The one of `known` whose first word `word` is most likely a misspelling of.
 pub(crate) fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    let known = known
-        .into_iter()
-        .map(|known| (strsim::damerau_levenshtein(word, known), known));
-    let (distance, known) = known.min()?;
+    let first = |known: &'a str| known.split(' ').next().unwrap_or_default();
+    let distance = |known| (strsim::damerau_levenshtein(word, first(known)), known);
+    let (distance, known) = known.into_iter().map(distance).min()?;
     (distance <= 1 + word.chars().count() / 4).then_some(known)
 }
 
@@ -107,21 +102,9 @@ impl Borrow<str> for ProfileName {
 /// `README`, and what packagers, patch and editors leave behind. The names are those of
 /// libapparmor's `_aa_is_blacklisted`.
 pub(crate) fn is_skipped(name: &[u8]) -> bool {
-    const SUFFIXES: [&str; 12] = [
-        ".dpkg-new",
-        ".dpkg-old",
-        ".dpkg-dist",
-        ".dpkg-bak",
-        ".dpkg-remove",
-        ".pacsave",
-        ".pacnew",
-        ".rpmnew",
-        ".rpmsave",
-        ".orig",
-        ".rej",
-        "~",
-    ];
-    let mut suffixes = SUFFIXES.iter();
+    const SUFFIXES: &str = "~ .orig .rej .pacnew .pacsave .rpmnew .rpmsave \
+        .dpkg-new .dpkg-old .dpkg-dist .dpkg-bak .dpkg-remove";
+    let mut suffixes = SUFFIXES.split(' ');
     name.is_empty()
         || name.starts_with(b".")
         || name == b"README"
@@ -193,20 +176,9 @@ impl fmt::Debug for Digest {
 }
 
 /// The mode of a loaded profile, as the kernel prints it.
-#[derive(
-    Clone,
-    Copy,
-    Debug,
-    PartialEq,
-    Eq,
-    PartialOrd,
-    Ord,
-    Serialize,
-    Deserialize,
-    strum::Display,
-    strum::EnumString,
-)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[derive(strum::Display, strum::EnumString)]
 #[strum(serialize_all = "lowercase")]
 pub(crate) enum Mode {
     /// What is not allowed is denied.

@@ -12,13 +12,10 @@ use crate::state;
 
 /// A rule that an option switches.
 pub(crate) struct Switch {
-    /// `--OPTION`, and `ARMORER_OPTION`.
+    /// `--OPTION`, and `ARMORER_OPTION`: `allow-REASON` lifts the rule, `deny-REASON` makes it hold. The
+    /// reason is the word of its refusals.
     pub(crate) option: &'static str,
     pub(crate) help: &'static str,
-    /// The word of its refusals.
-    reason: &'static str,
-    /// Whether the option makes the rule hold, or lifts it.
-    enables: bool,
     /// Whether a profile breaks the rule.
     breaks: fn(&Member) -> bool,
     /// What is said of such a profile, after its name.
@@ -29,24 +26,18 @@ pub(crate) const SWITCHES: [Switch; 3] = [
     Switch {
         option: "allow-attachment",
         help: "accept profiles that attach themselves to programs by path",
-        reason: "attachment",
-        enables: false,
         breaks: |member| member.attaches && parent(&member.name).is_none(),
         message: "attaches itself to programs by path, and so would confine the host's processes: take the path out of its first line, or set --allow-attachment",
     },
     Switch {
         option: "allow-unconfined",
         help: "accept profiles in mode unconfined",
-        reason: "unconfined",
-        enables: false,
         breaks: |member| member.mode == Mode::Unconfined,
         message: "is in mode unconfined, and so confines no process: take the flag out, or set --allow-unconfined",
     },
     Switch {
         option: "deny-complain",
         help: "refuse profiles in complain mode",
-        reason: "complain",
-        enables: true,
         breaks: |member| member.mode == Mode::Complain,
         message: "is in complain mode, and so denies nearly nothing: take the flag out, or do without --deny-complain",
     },
@@ -78,9 +69,9 @@ impl Rules {
         if name.as_str().starts_with(&self.prefix) {
             return Ok(name);
         }
+        let prefix = quoted(&self.prefix);
         let line = format!(
-            "the file's name does not start with the prefix {}: rename file and profile, or set --prefix",
-            quoted(&self.prefix)
+            "the file's name does not start with the prefix {prefix}: rename file and profile, or set --prefix"
         );
         Err(Refusal::new("name", line))
     }
@@ -96,11 +87,10 @@ impl Rules {
         members: &[Member],
     ) -> Result<Vec<state::Member>, Refusal> {
         let refused = |reason, line: String| Err(Refusal::new(reason, line));
-        if members.len() > self.members {
+        let (count, most) = (members.len(), self.members);
+        if count > most {
             let line = format!(
-                "defines {} profiles, children and hats, and at most {} may be in one file: split it, or raise --max-members",
-                members.len(),
-                self.members
+                "defines {count} profiles, children and hats, and at most {most} may be in one file: split it, or raise --max-members"
             );
             return refused("limit", line);
         }
@@ -121,10 +111,9 @@ impl Rules {
         let own = |member: &Member| is_file_of(file.as_str(), &member.name);
         let Some(own) = members.iter().position(own) else {
             let names: Vec<_> = members.iter().map(|m| quoted(&m.name)).collect();
+            let (names, own) = (names.join(", "), quoted(file.as_str()));
             let line = format!(
-                "defines {}, and no profile {}: a file is named like its profile, with / written as .",
-                names.join(", "),
-                quoted(file.as_str())
+                "defines {names}, and no profile {own}: a file is named like its profile, with / written as ."
             );
             return refused("name", line);
         };
@@ -140,28 +129,27 @@ impl Rules {
     /// Reason and words, after the member's name.
     fn objection(&self, member: &Member) -> Option<(&'static str, String)> {
         let name = &member.name;
-        if let Some(namespace) = &member.namespace {
+        if let Some(namespace) = member.namespace.as_deref().map(quoted) {
             let line = format!(
-                "is in the policy namespace {}: only the node's own namespace is served",
-                quoted(namespace)
+                "is in the policy namespace {namespace}: only the node's own namespace is served"
             );
             return Some(("namespace", line));
         }
-        if !name.starts_with(&self.prefix) {
-            let line = format!("does not start with the prefix {}", quoted(&self.prefix));
-            return Some(("name", line));
-        }
-        if name.len() >= NAME_LIMIT {
-            let line = format!("has {} bytes: the limit is {}", name.len(), NAME_LIMIT - 1);
-            return Some(("name", line));
-        }
-        if !is_plain(name) {
-            return Some(("name", "is no plain name".to_owned()));
-        }
-        let broken = SWITCHES.iter().find(|switch| {
-            switch.enables == self.switches.contains(switch.option) && (switch.breaks)(member)
-        });
-        broken.map(|switch| (switch.reason, switch.message.to_owned()))
+        let line = if !name.starts_with(&self.prefix) {
+            format!("does not start with the prefix {}", quoted(&self.prefix))
+        } else if name.len() >= NAME_LIMIT {
+            format!("has {} bytes: the limit is {}", name.len(), NAME_LIMIT - 1)
+        } else if !is_plain(name) {
+            "is no plain name".to_owned()
+        } else {
+            let given = |rule: &Switch| self.switches.contains(rule.option);
+            let holds = |rule: &&Switch| given(rule) == rule.option.starts_with("deny-");
+            let mut rules = SWITCHES.iter().filter(holds);
+            let broken = rules.find(|rule| (rule.breaks)(member))?;
+            let (_, reason) = broken.option.split_once('-')?;
+            return Some((reason, broken.message.to_owned()));
+        };
+        Some(("name", line))
     }
 }
 

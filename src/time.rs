@@ -1,7 +1,7 @@
 //! Times as people read them (UTC, RFC 3339) and as durations are counted (seconds since boot).
 
 use std::fmt;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, UNIX_EPOCH};
 
 use rustix::time::{ClockId, clock_gettime};
 use serde::de::Error as _;
@@ -29,11 +29,9 @@ pub(crate) struct Stamp {
 impl Stamp {
     /// This moment.
     pub(crate) fn now() -> Self {
-        let uptime = clock_gettime(ClockId::Boottime).tv_sec;
-        Self {
-            at: Time::now(),
-            uptime: u64::try_from(uptime).unwrap_or(0),
-        }
+        let (at, boottime) = (Time::now(), clock_gettime(ClockId::Boottime));
+        let uptime = boottime.tv_sec.cast_unsigned();
+        Self { at, uptime }
     }
 
     /// The time from `earlier` to this moment, nothing if it lies in the future.
@@ -45,11 +43,12 @@ impl Stamp {
 impl Time {
     /// This second.
     pub(crate) fn now() -> Self {
-        Self(
-            SystemTime::now()
-                .duration_since(UNIX_EPOCH)
-                .map_or(0, |since| since.as_secs()),
-        )
+        Self(UNIX_EPOCH.elapsed().map_or(0, |since| since.as_secs()))
+    }
+
+    /// How long ago it was, by the wall clock; nothing if it lies in the future.
+    pub(crate) fn age(self) -> Duration {
+        Duration::from_secs(Self::now().0.saturating_sub(self.0))
     }
 }
 
@@ -64,10 +63,8 @@ impl<'de> Deserialize<'de> for Time {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
         let moment = humantime::parse_rfc3339(&text).map_err(D::Error::custom)?;
-        let since = moment
-            .duration_since(UNIX_EPOCH)
-            .map_err(D::Error::custom)?;
-        Ok(Self(since.as_secs()))
+        let since = moment.duration_since(UNIX_EPOCH);
+        Ok(Self(since.map_err(D::Error::custom)?.as_secs()))
     }
 }
 
@@ -81,12 +78,10 @@ impl Serialize for Time {
 pub(crate) fn in_words(duration: Duration) -> String {
     let seconds = duration.as_secs();
     let shown = match seconds {
-        0 => Duration::from_millis(duration.as_millis().try_into().unwrap_or(0)),
-        _ => Duration::from_secs(match seconds {
-            0..HOUR => seconds,
-            HOUR..DAY => seconds / 60 * 60,
-            _ => seconds / HOUR * HOUR,
-        }),
+        0 => Duration::from_millis(duration.subsec_millis().into()),
+        1..HOUR => Duration::from_secs(seconds),
+        HOUR..DAY => Duration::from_secs(seconds / 60 * 60),
+        _ => Duration::from_secs(seconds / HOUR * HOUR),
     };
     humantime::format_duration(shown).to_string()
 }

@@ -1,7 +1,7 @@
 //! `check`: validates profiles without a kernel, with the same code as a pass.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
@@ -12,11 +12,10 @@ use crate::desired::{Desired, ProfileSource};
 use crate::error::{Error, Exit};
 use crate::outcome::Refusal;
 use crate::policy;
-use crate::profile::{ProfileName, parent, printable};
+use crate::profile::{parent, printable};
 use crate::report::SCHEMA;
 use crate::rules::Rules;
 use crate::source::{self, Known, Limits, Source};
-use crate::state::Member;
 
 /// All of it together may take this long.
 const DEADLINE: Duration = Duration::from_hours(1);
@@ -46,8 +45,11 @@ struct Finding {
     message: String,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+/// The word of text, JSON and a workflow's annotations.
+#[derive(Debug, PartialEq, Serialize)]
 #[serde(rename_all = "lowercase")]
+#[derive(strum::Display)]
+#[strum(serialize_all = "lowercase")]
 enum Level {
     Error,
 }
@@ -58,29 +60,23 @@ enum Level {
 /// A path cannot be read, or there is no compiler.
 pub(crate) fn run(settings: &Settings) -> Result<Exit, Error> {
     let compiler = Compiler::find(settings.compiler.clone())?;
+    let known = Known {
+        objects: &BTreeMap::new(),
+        text: &|_| None,
+        allow_missing: false,
+    };
+    let client = || Err(Error::Usage("check reads files and folders only".into()));
     let (mut findings, mut checked) = (Vec::new(), 0);
     for path in &settings.paths {
-        let known = Known {
-            objects: &BTreeMap::new(),
-            text: &|_| None,
-            allow_missing: false,
-        };
-        let client = || Err(Error::Usage("check reads files and folders only".into()));
         let source = [Source::Folder(path.clone())];
         let found = source::read(&source, &settings.limits, &known, &client)?;
-        let desired = Desired::new(found.profiles, &settings.rules);
-        let files = desired.profiles.len() + desired.refused.len();
-        if files == 0 {
-            findings.push(Finding {
-                path: path.display().to_string(),
-                profile: String::new(),
-                level: Level::Error,
-                kind: "source",
-                line: None,
-                message: "holds no profile".into(),
-            });
+        let mut desired = Desired::new(found.profiles, &settings.rules);
+        checked += desired.names().len();
+        if desired.names().is_empty() {
+            let refusal = Refusal::new("source", "holds no profile");
+            let place = path.display().to_string();
+            desired.refused.insert(String::new(), (place, refusal));
         }
-        checked += files;
         findings.extend(check(&desired, &settings.rules, &compiler)?);
     }
     findings.sort_by(|a, b| (&a.path, a.line).cmp(&(&b.path, b.line)));
@@ -93,13 +89,16 @@ pub(crate) fn run(settings: &Settings) -> Result<Exit, Error> {
 }
 
 fn check(desired: &Desired, rules: &Rules, compiler: &Compiler) -> Result<Vec<Finding>, Error> {
+    let mut refused = desired.refused.clone();
+    let mut refuse = |source: &ProfileSource, refusal| {
+        refused.insert(source.name.to_string(), (source.place.clone(), refusal));
+    };
     let mut includes = Includes::new(compiler.base());
-    let mut refusals: BTreeMap<String, Refusal> = BTreeMap::new();
-    let mut sources: Vec<&ProfileSource> = Vec::new();
+    let mut sources = Vec::new();
     for source in &desired.profiles {
         match includes.of(&source.text).1 {
             None => sources.push(source),
-            Some(refusal) => _ = refusals.insert(source.name.to_string(), refusal),
+            Some(refusal) => refuse(source, refusal),
         }
     }
     let texts = sources.iter().map(|source| Text {
@@ -108,76 +107,51 @@ fn check(desired: &Desired, rules: &Rules, compiler: &Compiler) -> Result<Vec<Fi
         last: false,
     });
     let texts: Vec<Text> = texts.collect();
-    let mut accepted: BTreeMap<&ProfileName, Vec<Member>> = BTreeMap::new();
+    // The accepted files that define each profile.
+    let mut definers = BTreeMap::<String, Vec<&str>>::new();
     compiler.compile(&texts, Instant::now() + DEADLINE, &mut |index, result| {
-        let name = &sources[index].name;
+        let source = sources[index];
         let members = result.and_then(|compiled| {
             let members = policy::members(&compiled.policy);
             let members = members.map_err(|reason| Refusal::new("compile", reason))?;
-            rules.check(name, &members)
+            rules.check(&source.name, &members)
         });
         match members {
-            Ok(members) => _ = accepted.insert(name, members),
-            Err(refusal) => _ = refusals.insert(name.to_string(), refusal),
+            Ok(members) => {
+                for member in members.into_iter().filter(|m| parent(&m.name).is_none()) {
+                    let files = definers.entry(member.name).or_default();
+                    files.push(source.name.as_str());
+                }
+            }
+            Err(refusal) => refuse(source, refusal),
         }
         Ok(())
     })?;
-    refusals.extend(defined_twice(desired, &accepted));
-    let early = desired.refused.iter();
-    let early = early.map(|(name, (place, refusal))| finding(name, place, refusal));
-    let late = desired.profiles.iter().filter_map(|source| {
-        let refusal = refusals.get(source.name.as_str())?;
-        Some(finding(source.name.as_str(), &source.place, refusal))
-    });
-    Ok(early.chain(late).collect())
-}
-
-/// The files that define a profile which another file defines too.
-fn defined_twice(
-    desired: &Desired,
-    accepted: &BTreeMap<&ProfileName, Vec<Member>>,
-) -> Vec<(String, Refusal)> {
-    let mut definers = BTreeMap::<&str, Vec<&str>>::new();
-    for (file, members) in accepted {
-        for member in members
-            .iter()
-            .filter(|member| parent(&member.name).is_none())
-        {
-            definers
-                .entry(&member.name)
-                .or_default()
-                .push(file.as_str());
+    let names = desired.names();
+    for (name, mut files) in definers {
+        files.sort_unstable();
+        let own = names.get(&*name).filter(|own| !files.contains(own));
+        files.extend(own);
+        if files.len() > 1 {
+            let line = format!("{name} is defined by {}: keep one", files.join(" and "));
+            let doubles = desired.profiles.iter();
+            for source in doubles.filter(|source| files.contains(&source.name.as_str())) {
+                refuse(source, Refusal::new("duplicate", &line));
+            }
         }
     }
-    for name in desired.names() {
-        if let Some(files) = definers
-            .get_mut(name)
-            .filter(|files| !files.contains(&name))
-        {
-            files.push(name);
-        }
-    }
-    definers.retain(|_, files| files.len() > 1);
-    let doubles = definers.into_iter().flat_map(|(name, files)| {
-        let line = format!("{name} is defined by {}: keep one", files.join(" and "));
-        let refusal = Refusal::new("duplicate", line);
-        files
-            .into_iter()
-            .map(move |file| (file.to_owned(), refusal.clone()))
-    });
-    doubles.collect()
+    Ok(refused.iter().map(error).collect())
 }
 
-fn finding(name: &str, place: &str, refusal: &Refusal) -> Finding {
-    let is_file = std::path::Path::new(place)
-        .file_name()
-        .is_some_and(|file| file == name);
+/// About a refused file, by its name: its place is its folder, or the file itself.
+fn error((name, (place, refusal)): (&String, &(String, Refusal))) -> Finding {
+    let path = match Path::new(place).ends_with(name) {
+        true => place.clone(),
+        false => format!("{}/{name}", place.trim_end_matches('/')),
+    };
     Finding {
-        path: match is_file {
-            true => place.to_owned(),
-            false => format!("{}/{name}", place.trim_end_matches('/')),
-        },
-        profile: name.to_owned(),
+        path,
+        profile: name.clone(),
         level: Level::Error,
         kind: refusal.reason,
         line: refusal.line,
@@ -186,41 +160,34 @@ fn finding(name: &str, place: &str, refusal: &Refusal) -> Finding {
 }
 
 fn show(findings: &[Finding], checked: usize, output: &str) -> Result<(), Error> {
+    if output == "json" {
+        let json = serde_json::json!({"schema": SCHEMA, "checked": checked, "findings": findings});
+        return print(&format!("{json:#}\n"));
+    }
     let mut text = String::new();
-    let line = |finding: &Finding| finding.line.map(|line| line.to_string());
-    match output {
-        "json" => {
-            let document = serde_json::json!({
-                "schema": SCHEMA,
-                "checked": checked,
-                "findings": findings,
-            });
-            text = format!("{document:#}\n");
+    for finding in findings {
+        let Finding { level, message, .. } = finding;
+        let (path, line) = (&finding.path, finding.line);
+        if output == "github" {
+            let line = line.map(|line| format!(",line={line}")).unwrap_or_default();
+            let path = escaped(path.trim_start_matches("./"));
+            let path = path.replace(':', "%3A").replace(',', "%2C");
+            let message = escaped(message);
+            text += &format!("::{level} file={path}{line},title=armorer::{message}\n");
+        } else {
+            let line = line.map(|line| format!("{line}:")).unwrap_or_default();
+            let path = printable(path);
+            text += &format!("{path}:{line} {level}: {message}\n");
         }
-        "github" => {
-            for finding in findings {
-                let line = line(finding).map_or_else(String::new, |line| format!(",line={line}"));
-                let path = finding.path.trim_start_matches("./");
-                let path = escaped(path).replace(':', "%3A").replace(',', "%2C");
-                let message = escaped(&finding.message);
-                text += &format!("::error file={path}{line},title=armorer::{message}\n");
-            }
-        }
-        _ => {
-            for finding in findings {
-                let line = line(finding).map_or_else(String::new, |line| format!("{line}:"));
-                let path = printable(&finding.path);
-                text += &format!("{path}:{line} error: {}\n", finding.message);
-            }
-            text += &format!("{checked} checked, {} refused\n", findings.len());
-        }
+    }
+    if output == "text" {
+        text += &format!("{checked} checked, {} refused\n", findings.len());
     }
     print(&text)
 }
 
 /// The message of a workflow command.
 fn escaped(text: &str) -> String {
-    text.replace('%', "%25")
-        .replace('\r', "%0D")
-        .replace('\n', "%0A")
+    let text = text.replace('%', "%25");
+    text.replace('\r', "%0D").replace('\n', "%0A")
 }

@@ -1,6 +1,7 @@
 //! The commands, one file each.
 
 pub(crate) mod check;
+mod probe;
 pub(crate) mod reconcile;
 pub(crate) mod remove;
 pub(crate) mod restore;
@@ -23,22 +24,17 @@ pub(crate) fn print(text: &str) -> Result<(), Error> {
     }
 }
 
-/// `rows` below `titles`, each column as wide as its widest cell, a line each.
-pub(crate) fn table<const N: usize>(
-    titles: [&str; N],
-    rows: impl Iterator<Item = [String; N]>,
-) -> String {
-    let lines: Vec<_> = std::iter::once(titles.map(str::to_owned))
-        .chain(rows)
-        .collect();
-    let width = |column: usize| lines.iter().map(|line| line[column].chars().count()).max();
-    let widths: [usize; N] = std::array::from_fn(|column| width(column).unwrap_or(0));
-    let line = |line: &[String; N]| {
-        let cells = line
-            .iter()
-            .zip(widths)
-            .map(|(cell, width)| format!("{cell:width$}"));
-        cells.collect::<Vec<_>>().join("  ").trim_end().to_owned() + "\n"
-    };
-    lines.iter().map(line).collect()
+/// A line for each of `rows`, each column as wide as its widest cell.
+pub(crate) fn table<const N: usize>(rows: &[[String; N]]) -> String {
+    let cells = |column: usize| rows.iter().map(move |row| row[column].chars().count());
+    let widths: [usize; N] = std::array::from_fn(|column| cells(column).max().unwrap_or(0));
+    let mut text = String::new();
+    for row in rows {
+        let mut line = String::new();
+        for (cell, width) in row.iter().zip(widths) {
+            line += &format!("{cell:width$}  ");
+        }
+        text = text + line.trim_end() + "\n";
+    }
+    text
 }

@@ -21,9 +21,8 @@ pub(crate) fn run(
         Some("json") => print(&report.to_json())?,
         Some(_) => print(&report.to_text())?,
     }
-    Ok(if exit_code && report.has_changes() {
-        Exit::ChangesPending
-    } else {
-        report.exit
+    Ok(match exit_code && report.has_changes() {
+        true => Exit::ChangesPending,
+        false => report.exit,
     })
 }

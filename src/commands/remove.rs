@@ -14,9 +14,7 @@ pub(crate) fn run(place: &Place, removal: Removal, options: &Options) -> Result<
     if report.outcomes.is_empty() {
         log::info!(action = "end"; "the set {} owns no profile in this boot", place.set);
     }
-    let waits = report
-        .outcomes
-        .iter()
-        .any(|outcome| outcome.kind == Kind::Deferred);
+    let mut outcomes = report.outcomes.iter();
+    let waits = outcomes.any(|outcome| outcome.kind == Kind::Deferred);
     Ok(if waits { Exit::Incomplete } else { report.exit })
 }

@@ -6,21 +6,17 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::{print, table};
+use super::{print, probe, table};
 use crate::error::{Error, Exit};
 use crate::kernel::{Kernel, Scan, processes};
-use crate::outcome::{Kind, about};
+use crate::outcome::about;
 use crate::pass::Place;
 use crate::profile::{Digest, Mode, parent, printable};
 use crate::report::status::Status;
 use crate::report::{self, SCHEMA};
 use crate::state::store::Store;
 use crate::state::{Record, Set, State};
-use crate::time::{Stamp, Time, in_words};
-
-/// The loop is given up when it has not turned for three polls, a pass' deadline and this long, in
-/// which a pass waits for another's lock.
-const LIVE_GRACE: Duration = Duration::from_mins(1);
+use crate::time::{Time, in_words};
 
 /// What a user may set.
 #[derive(Debug)]
@@ -30,7 +26,7 @@ pub(crate) struct Settings {
     pub(crate) one_set: bool,
     /// The table as JSON.
     pub(crate) json: bool,
-    /// The Kubernetes probe to be answered, by exit code and one line, from files only: `ready` or `live`.
+    /// The Kubernetes probe to be answered instead: `ready` or `live`.
     pub(crate) probe: Option<String>,
     /// How long the loop's last pass may have ended ago.
     pub(crate) poll_time: Duration,
@@ -40,75 +36,8 @@ pub(crate) struct Settings {
     pub(crate) loop_file: PathBuf,
 }
 
-/// Prints the status, or answers a probe.
-///
-/// # Errors
-/// State or boot cannot be read.
-pub(crate) fn run(settings: &Settings) -> Result<Exit, Error> {
-    let kernel = Kernel::new(&settings.place.kernel);
-    let (exit, line) = match settings.probe.as_deref() {
-        None => return show(settings, &kernel),
-        Some("ready") => match ready(settings, &kernel.boot_id()?) {
-            Ok(summary) => (Exit::Converged, format!("ready: {summary}")),
-            Err(reason) => (Exit::Incomplete, format!("not ready: {reason}")),
-        },
-        Some(_) => match live(settings) {
-            Ok(age) => (Exit::Converged, format!("live: last iteration {age} ago")),
-            Err(reason) => (Exit::Incomplete, format!("not live: {reason}")),
-        },
-    };
-    print(&format!("{}\n", printable(&line)))?;
-    Ok(exit)
-}
-
-/// Ready: this loop made the last pass, less than 3 polls and a deadline ago; it read its sources
-/// completely, and every desired profile is in force but those refused or in conflict.
-fn ready(settings: &Settings, boot_id: &str) -> Result<String, String> {
-    let path = Store::new(&settings.place.state_dir).status_path(&settings.place.set);
-    let status = Status::read(&path).ok_or("no pass has ended yet")?;
-    let (_, id) = heartbeat(settings)?;
-    if status.boot_id != boot_id {
-        return Err("no pass has ended since the node booted".into());
-    }
-    if id.is_empty() || status.loop_id.as_deref() != Some(&*id) {
-        return Err("this loop's first pass has not ended yet".into());
-    }
-    let pass = status.last_pass;
-    let age = Stamp::now().since(&pass.ended);
-    if age > settings.poll_time * 3 + settings.deadline {
-        return Err(format!("the last pass ended {} ago", in_words(age)));
-    }
-    if !pass.ready || (settings.strict && !pass.clean) {
-        return Err(pass.summary);
-    }
-    Ok(pass.summary)
-}
-
-/// Live: the loop has turned lately. A pass that fails does not make it dead.
-fn live(settings: &Settings) -> Result<String, String> {
-    let (at, _) = heartbeat(settings)?;
-    let age = Duration::from_secs(Time::now().0.saturating_sub(at));
-    if age > settings.poll_time * 3 + settings.deadline + LIVE_GRACE {
-        return Err(format!("last iteration {} ago", in_words(age)));
-    }
-    Ok(in_words(age))
-}
-
-/// The loop's last iteration, in seconds since 1970, and its identity.
-fn heartbeat(settings: &Settings) -> Result<(u64, String), String> {
-    let file = &settings.loop_file;
-    let text = std::fs::read_to_string(file).map_err(|error| {
-        format!(
-            "no heartbeat from armorer-loop: {}: {error}",
-            file.display()
-        )
-    })?;
-    let (at, id) = text.trim().split_once(' ').unwrap_or((text.trim(), ""));
-    match at.parse() {
-        Ok(at) => Ok((at, id.to_owned())),
-        Err(_) => Err(format!("{} holds no time", file.display())),
-    }
-}
+/// The states that ask nothing of a person.
+const SETTLED: [&str; 4] = ["in force", "deferred", "unknown", "learning"];
 
 /// One line of the table, one element of the JSON document.
 #[derive(Clone, Debug, Serialize)]
@@ -139,197 +68,175 @@ struct Overview {
     notes: Vec<String>,
 }
 
-fn show(settings: &Settings, kernel: &Kernel) -> Result<Exit, Error> {
-    let mut store = Store::new(&settings.place.state_dir);
+/// Prints the status, or answers a probe by exit code and one line.
+///
+/// # Errors
+/// State or boot cannot be read.
+pub(crate) fn run(settings: &Settings) -> Result<Exit, Error> {
+    let place = &settings.place;
+    let (kernel, mut store) = (Kernel::new(&place.kernel), Store::new(&place.state_dir));
+    let last_pass = Status::read(&store.status_path(&place.set));
+    if let Some(probe) = settings.probe {
+        let answer = match probe {
+            "live" => probe::live(settings),
+            _ => probe::ready(settings, last_pass, &kernel.boot_id()?),
+        };
+        let (exit, line) = match answer {
+            Ok(words) => (Exit::Converged, format!("{probe}: {words}")),
+            Err(reason) => (Exit::Incomplete, format!("not {probe}: {reason}")),
+        };
+        print(&format!("{}\n", printable(&line)))?;
+        return Ok(exit);
+    }
     let mut state = store.load()?;
     state.enter_boot(&kernel.boot_id()?);
     if settings.one_set {
-        state.sets.retain(|name, _| *name == settings.place.set);
+        state.sets.retain(|name, _| *name == place.set);
     }
-    let view = View::new(kernel, &state);
-    let rows = state.sets.iter().flat_map(|(set_name, set)| {
+    let view = View::new(&kernel, &state);
+    let mut rows = Vec::new();
+    for (set_name, set) in &state.sets {
         let names = report::names(set).into_iter();
-        names
-            .map(|name| view.row(set_name, set, name))
-            .collect::<Vec<_>>()
-    });
+        rows.extend(names.map(|name| view.row(set_name, set, name)));
+    }
+    let settled = |row: &Row| row.message.is_none() && SETTLED.contains(&row.state);
+    let exit = match rows.iter().all(settled) {
+        true => Exit::Converged,
+        false => Exit::Incomplete,
+    };
     let overview = Overview {
         schema: SCHEMA,
-        profiles: rows.collect(),
-        last_pass: Status::read(&store.status_path(&settings.place.set)),
-        notes: view.notes(&state),
         node: state.node,
+        last_pass,
+        profiles: rows,
+        notes: view.notes,
     };
     print(&match settings.json {
         true => serde_json::to_string_pretty(&overview).expect("plain data") + "\n",
         false => text(&overview),
     })?;
-    let settled = |row: &Row| {
-        matches!(row.state, "in force" | "deferred" | "unknown" | "learning")
-            && row.message.is_none()
-    };
-    Ok(match overview.profiles.iter().all(settled) {
-        true => Exit::Converged,
-        false => Exit::Incomplete,
-    })
+    Ok(exit)
 }
 
-/// What the kernel and /proc say, as far as they can be asked.
+/// What the kernel and /proc say.
 struct View {
-    loaded: Result<BTreeMap<String, Mode>, String>,
+    /// Whether the kernel can be asked; else nothing is loaded here, and no process scanned.
+    asked: bool,
+    loaded: BTreeMap<String, Mode>,
     contents: BTreeMap<String, Digest>,
-    verifiable: bool,
-    scan: Option<Scan>,
-    complains: bool,
+    scan: Scan,
+    /// Facts that no row shows.
+    notes: Vec<String>,
 }
 
 impl View {
     fn new(kernel: &Kernel, state: &State) -> Self {
+        let mut notes = Vec::new();
         let loaded = kernel.preflight_read().and_then(|()| kernel.profiles());
-        let loaded = loaded.map_err(|error| error.chain());
+        let (asked, loaded, scan) = match loaded {
+            Ok(loaded) => (true, loaded, processes::scan(kernel.proc())),
+            Err(error) => {
+                notes.push(format!("the kernel cannot be asked: {}", error.chain()));
+                (false, BTreeMap::new(), Scan::default())
+            }
+        };
         let sets = state.sets.values();
-        let names: BTreeSet<&str> = sets
-            .flat_map(|set| {
-                set.owned
-                    .keys()
-                    .map(String::as_str)
-                    .chain(report::names(set))
-            })
-            .filter(|name| {
-                loaded
-                    .as_ref()
-                    .is_ok_and(|loaded| loaded.contains_key(*name))
-            })
-            .filter(|name| parent(name).is_none())
-            .collect();
+        let mut names: BTreeSet<&str> = sets.flat_map(report::names).collect();
+        names.retain(|name| loaded.contains_key(*name) && parent(name).is_none());
         let contents = kernel.contents(&names);
+        if kernel.complains() {
+            notes.push("NOTHING IS ENFORCED: the kernel's own mode is complain (/sys/module/apparmor/parameters/mode); write enforce into that file, or boot without apparmor.mode=complain".into());
+        }
+        if contents.len() < names.len() {
+            let note = "contents unverifiable: this kernel shows names and modes, and no contents";
+            notes.push(note.into());
+        }
+        let restricted = match state.cage.as_deref() {
+            Some("none") => Some("none (this kernel knows no Landlock)"),
+            Some("partial") => Some("partial (this kernel knows an older Landlock)"),
+            _ => None,
+        };
+        notes.extend(restricted.map(|how| format!("Landlock restricts the compiler: {how}")));
+        if let Some(reason) = &scan.incomplete {
+            notes.push(format!("processes are missing: {reason}"));
+        }
+        for (name, at) in state.sets.values().flat_map(|set| &set.unloaded) {
+            notes.push(format!("{name} was unloaded by another program before {at}: processes that it confined then stay unconfined until they are restarted"));
+        }
         Self {
-            scan: loaded.is_ok().then(|| processes::scan(kernel.proc())),
+            asked,
             loaded,
-            verifiable: contents.len() == names.len(),
             contents,
-            complains: kernel.complains(),
+            scan,
+            notes,
         }
     }
 
     fn row(&self, set_name: &str, set: &Set, name: &str) -> Row {
         let record = set.profiles.get(name);
-        let mode = self
-            .loaded
-            .as_ref()
-            .ok()
-            .and_then(|loaded| loaded.get(name))
-            .copied();
-        let loaded = self.contents.get(name).copied();
         let desired = record.map(|record| record.policy);
-        let problem = set.problems.get(name);
-        let unwanted = set
-            .owned
-            .get(name)
-            .is_some_and(|owned| owned.unwanted.is_some());
+        let loaded = self.contents.get(name).copied();
         let expected = record.filter(|r| r.loaded_at.is_some()).map(Record::mode);
-        let drifted = record.is_some()
-            && (expected != mode || loaded.is_some_and(|loaded| Some(loaded) != desired));
-        let learning = |scan: &Scan| {
-            let child = format!("{name}//null-");
-            let mut processes = scan.processes.iter();
-            mode == Some(Mode::Enforce) && processes.any(|process| process.label.contains(&child))
-        };
-        let state = match problem {
-            Some(problem) => problem.kind.word(),
-            None if unwanted => Kind::Deferred.word(),
-            None if self.loaded.is_err() => "unknown",
+        let mode = self.loaded.get(name).copied();
+        let changed = expected != mode || (loaded.is_some() && loaded != desired);
+        let child = format!("{name}//null-");
+        let learns = || self.scan.processes.iter().any(|p| p.label.contains(&child));
+        let state = match report::standing(set, name) {
+            Some(kind) => kind.word(),
+            None if !self.asked => "unknown",
             None if mode.is_none() => "missing",
-            None if drifted => "drifted",
-            None if self.scan.as_ref().is_some_and(learning) => "learning",
+            None if record.is_some() && changed => "drifted",
+            None if mode == Some(Mode::Enforce) && learns() => "learning",
             None => "in force",
         };
-        let count = |scan: &Scan| scan.users_of(name).len();
         Row {
             profile: name.to_owned(),
             set: set_name.to_owned(),
             mode,
             desired,
             loaded,
-            processes: mode.and(self.scan.as_ref().map(count)),
+            processes: mode.map(|_| self.scan.users_of(name).len()),
             changed: record.and_then(|record| record.loaded_at),
             state,
-            message: problem.map(|problem| problem.message.clone()),
+            message: set.problems.get(name).map(|p| p.message.clone()),
         }
-    }
-
-    /// Facts that no row shows.
-    fn notes(&self, state: &State) -> Vec<String> {
-        let mut notes = Vec::new();
-        if let Err(reason) = &self.loaded {
-            notes.push(format!("the kernel cannot be asked: {reason}"));
-        }
-        if self.complains {
-            notes.push("NOTHING IS ENFORCED: the kernel's own mode is complain (/sys/module/apparmor/parameters/mode); write enforce into that file, or boot without apparmor.mode=complain".into());
-        }
-        if !self.verifiable {
-            let note = "contents unverifiable: this kernel shows names and modes, and no contents";
-            notes.push(note.into());
-        }
-        if let Some(cage) = state.cage.as_ref().filter(|cage| *cage != "full") {
-            let known = if cage == "none" {
-                "no Landlock"
-            } else {
-                "an older Landlock"
-            };
-            notes.push(format!(
-                "Landlock restricts the compiler: {cage} (this kernel knows {known})"
-            ));
-        }
-        if let Some(reason) = self.scan.as_ref().and_then(|scan| scan.incomplete.as_ref()) {
-            notes.push(format!("processes are missing: {reason}"));
-        }
-        for (name, at) in state.sets.values().flat_map(|set| &set.unloaded) {
-            notes.push(format!("{name} was unloaded by another program before {at}: processes that it confined then stay unconfined until they are restarted"));
-        }
-        notes
     }
 }
 
 /// The table, the problems below it, and the notes.
 fn text(overview: &Overview) -> String {
-    let age = |at: Time| in_words(Duration::from_secs(Time::now().0.saturating_sub(at.0)));
-    let node = overview.node.as_deref().unwrap_or("this node");
-    let passes = overview.last_pass.iter().map(|status| &status.last_pass);
+    let age = |at: Time| in_words(at.age());
     let mut text = String::new();
-    for pass in passes {
-        text += &format!(
-            "{node}: last pass {} ago, {}\n",
-            age(pass.ended.at),
-            pass.summary
-        );
+    if let Some(Status { last_pass, .. }) = &overview.last_pass {
+        let node = overview.node.as_deref().unwrap_or("this node");
+        let (ago, summary) = (age(last_pass.ended.at), &last_pass.summary);
+        text += &format!("{node}: last pass {ago} ago, {summary}\n");
     }
-    if overview.profiles.is_empty() {
-        text += "no profile is desired or owned; armorer reconcile SOURCE loads some\n";
-    } else {
-        let titles = ["PROFILE", "SET", "MODE", "PROCESSES", "CHANGED", "STATE"];
-        let dash = || "-".to_owned();
-        let rows = overview.profiles.iter().map(|row| {
-            let changed = row.changed.map_or_else(dash, age);
-            [
-                printable(&row.profile),
-                row.set.clone(),
-                row.mode.map_or_else(dash, |mode| mode.to_string()),
-                row.processes.map_or_else(dash, |n| n.to_string()),
-                changed.split(' ').next().unwrap_or_default().to_owned(),
-                row.state.to_owned(),
-            ]
-        });
-        text += &table(titles, rows);
+    let titles = ["PROFILE", "SET", "MODE", "PROCESSES", "CHANGED", "STATE"];
+    let mut rows = vec![titles.map(str::to_owned)];
+    let dash = || "-".to_owned();
+    for row in &overview.profiles {
+        let changed = row.changed.map_or_else(dash, age);
+        rows.push([
+            printable(&row.profile),
+            row.set.clone(),
+            row.mode.map_or_else(dash, |mode| mode.to_string()),
+            row.processes.map_or_else(dash, |n| n.to_string()),
+            changed.split(' ').next().unwrap_or_default().to_owned(),
+            row.state.to_owned(),
+        ]);
     }
-    let messages = overview.profiles.iter();
-    let messages = messages.filter_map(|row| Some(about(&row.profile, row.message.as_ref()?)));
-    let notes = overview
-        .notes
-        .iter()
-        .map(|note| format!("note: {}", printable(note)));
-    messages
-        .chain(notes)
-        .for_each(|line| text += &(line + "\n"));
+    text += &match overview.profiles.is_empty() {
+        true => "no profile is desired or owned; armorer reconcile SOURCE loads some\n".to_owned(),
+        false => table(&rows),
+    };
+    for row in &overview.profiles {
+        if let Some(message) = &row.message {
+            text += &(about(&row.profile, message) + "\n");
+        }
+    }
+    for note in &overview.notes {
+        text += &format!("note: {}\n", printable(note));
+    }
     text
 }

@@ -36,11 +36,9 @@ pub(crate) fn run(settings: &Settings) -> Result<Exit, Error> {
             log::info!(action = "wait"; "loaded: {}", settings.names.join(", "));
             return Ok(Exit::Converged);
         }
-        let missing = missing.join(", ");
         let left = settings.timeout.saturating_sub(start.elapsed());
         if left.is_zero() {
-            let time = in_words(settings.timeout);
-            log::error!(action = "wait"; "after {time} still missing: {missing}; see armorer's log and status on this node");
+            log::error!(action = "wait"; "after {} still missing: {missing}; see armorer's log and status on this node", in_words(settings.timeout));
             return Ok(Exit::Incomplete);
         }
         if reminded.is_none_or(|reminded| reminded.elapsed() >= REMINDER) {
@@ -52,28 +50,23 @@ pub(crate) fn run(settings: &Settings) -> Result<Exit, Error> {
 }
 
 /// The names that are not loaded, or in another mode.
-fn missing(settings: &Settings) -> Result<Vec<String>, Error> {
+fn missing(settings: &Settings) -> Result<String, Error> {
     let mut missing = Vec::new();
-    let loaded = match &settings.kernel {
-        None => None,
-        Some(kernel) => {
-            let kernel = Kernel::new(kernel);
-            kernel.preflight_read()?;
-            Some(kernel.profiles()?)
-        }
-    };
+    let listed = settings.kernel.as_ref().map(|kernel| {
+        let kernel = Kernel::new(kernel);
+        kernel.preflight_read().and_then(|()| kernel.profiles())
+    });
+    let loaded = listed.transpose()?;
     for name in &settings.names {
         let mode = match &loaded {
             Some(loaded) => loaded.get(name).copied(),
             None => is_loaded(name)?.then_some(Mode::Unknown),
         };
-        match (mode, settings.mode) {
-            (None, _) => missing.push(name.clone()),
-            (Some(is), Some(desired)) if is != desired => {
-                missing.push(format!("{name} (is in mode {is})"));
-            }
-            _ => {}
+        match mode {
+            None => missing.push(name.clone()),
+            Some(mode) if settings.mode.is_none_or(|desired| mode == desired) => {}
+            Some(mode) => missing.push(format!("{name} (is in mode {mode})")),
         }
     }
-    Ok(missing)
+    Ok(missing.join(", "))
 }

@@ -1,5 +1,6 @@
 //! What a compiler's end and its messages mean, for a person. Pure.
 
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
 
 use rustix::process::Signal;
@@ -19,62 +20,55 @@ pub(super) fn explain(
     ended: Ended,
     written: u64,
 ) -> Refusal {
-    let settings = &compiler.settings;
-    let failed =
-        |words: &str| Refusal::failed(format!("not compiled: {words}; the next pass tries again"));
-    match ended {
-        Ended::Signal(Some(Signal::XCPU)) => {
-            let time = in_words(settings.time);
-            Refusal::new(
-                "cost",
-                format!(
-                    "takes the compiler more than {time} of processor time: use fewer `**` and alternations in one rule, or raise --max-compile-time"
-                ),
-            )
+    let status = match ended {
+        Ok(status) => status,
+        Err(reason) => return failed(reason),
+    };
+    let most = compiler.settings.policy_bytes;
+    let signal = status.signal().and_then(Signal::from_named_raw);
+    match (status.code(), signal) {
+        (_, Some(Signal::XCPU)) => {
+            let time = in_words(compiler.settings.time);
+            let message = format!(
+                "takes the compiler more than {time} of processor time: use fewer `**` and alternations in one rule, or raise --max-compile-time"
+            );
+            Refusal::new("cost", message)
         }
-        Ended::Signal(Some(Signal::XFSZ)) => too_large(settings.policy_bytes),
-        Ended::Status(_) if could_not_write(messages) => match written >= settings.policy_bytes {
-            true => too_large(settings.policy_bytes),
+        (_, Some(Signal::XFSZ)) => too_large(most),
+        (Some(_), _) if messages.contains("Unable to write to stdout") => match written >= most {
+            true => too_large(most),
             false => failed("the compiler could not write the policy"),
         },
-        Ended::Signal(Some(Signal::ABORT)) | Ended::Status(_) if out_of_memory(messages) => {
-            let (memory, jobs) = (
-                compiler.resources.address_space >> 20,
-                compiler.resources.jobs,
+        (Some(_), _) | (_, Some(Signal::ABORT)) if lacks_memory(messages) => {
+            let memory = compiler.resources.address_space >> 20;
+            let jobs = compiler.resources.jobs;
+            let message = format!(
+                "takes the compiler more than {memory} MiB of memory, its share here for {jobs} at once: raise the container's memory limit, lower --jobs, or split the profile"
             );
-            Refusal::new(
-                "limit",
-                format!(
-                    "takes the compiler more than {memory} MiB of memory, its share here for {jobs} at once: raise the container's memory limit, lower --jobs, or split the profile"
-                ),
-            )
+            Refusal::new("limit", message)
         }
-        // By these it dies of its own mistakes; another signal came from outside.
-        Ended::Signal(Some(
-            signal @ (Signal::ILL | Signal::ABORT | Signal::BUS | Signal::FPE | Signal::SEGV),
-        )) => Refusal::new(
-            "compile",
-            format!(
-                "crashes the compiler (signal {}): simplify the text, or try another version of the compiler",
-                signal.as_raw()
-            ),
-        ),
-        Ended::Signal(Some(Signal::KILL)) => {
-            failed("the compiler was killed, perhaps for want of memory")
-        }
-        Ended::Signal(_) => failed("the compiler was ended by a signal"),
-        Ended::Overdue => failed("the compiler waited too long for a processor or a disk"),
-        Ended::NotAllowed => failed(
-            "the compiler takes too long and cannot be killed: give armorer the capability KILL",
-        ),
-        Ended::Stuck => failed("the compiler does not end, though it was killed"),
-        Ended::Status(NOT_STARTED) => {
+        (Some(NOT_STARTED), _) => {
             let mut lines = messages.lines();
             let reason = lines.find_map(|line| line.trim().strip_prefix(PREFIX));
             failed(reason.unwrap_or("the compiler did not start"))
         }
-        Ended::Status(status) => complaint(name, &settings.base, messages, status),
+        (Some(code), _) => complaint(name, &compiler.settings.base, messages, code),
+        // By these it dies of its own mistakes; another signal came from outside.
+        (_, Some(Signal::ILL | Signal::ABORT | Signal::BUS | Signal::FPE | Signal::SEGV)) => {
+            let signal = status.signal().unwrap_or_default();
+            let message = format!(
+                "crashes the compiler (signal {signal}): simplify the text, or try another version of the compiler"
+            );
+            Refusal::new("compile", message)
+        }
+        (_, Some(Signal::KILL)) => failed("the compiler was killed, perhaps for want of memory"),
+        _ => failed("the compiler was ended by a signal"),
     }
+}
+
+/// A failure that says nothing about the text.
+pub(super) fn failed(words: &str) -> Refusal {
+    Refusal::failed(format!("not compiled: {words}; the next pass tries again"))
 }
 
 fn too_large(limit: u64) -> Refusal {
@@ -82,20 +76,12 @@ fn too_large(limit: u64) -> Refusal {
     Refusal::new("limit", message)
 }
 
-/// Whether the compiler says that it could not write the policy.
-fn could_not_write(messages: &str) -> bool {
-    messages.contains("Unable to write to stdout")
-}
-
-fn out_of_memory(messages: &str) -> bool {
-    [
-        "bad_alloc",
-        "Out of memory",
-        "Memory allocation error",
-        "annot allocate memory",
-    ]
-    .iter()
-    .any(|words| messages.contains(words))
+fn lacks_memory(messages: &str) -> bool {
+    let says = |words| messages.contains(words);
+    says("bad_alloc")
+        || says("Out of memory")
+        || says("Memory allocation error")
+        || says("annot allocate memory")
 }
 
 /// The compiler's complaint about a text.
@@ -103,11 +89,10 @@ fn complaint(name: &str, base: &Path, messages: &str, status: i32) -> Refusal {
     let lines = messages.lines().map(str::trim);
     let lines: Vec<&str> = lines.filter(|line| !is_noise(line)).collect();
     let refused = |words: String| Refusal::new("compile", words);
-    if let Some(place) = lines.iter().find_map(|line| Place::of(line)) {
-        let line = place.line;
-        let Some(file) = place.file.filter(|file| *file != TEXT) else {
-            return Refusal::at("compile", line, place.message.replace(TEXT, name));
-        };
+    if let Some((file, line, message)) = lines.iter().find_map(|line| place(line)) {
+        if file == TEXT {
+            return Refusal::at("compile", line, message.replace(TEXT, name));
+        }
         let file = Path::new(file);
         let file = file.strip_prefix(base).unwrap_or(file).display();
         return refused(format!(
@@ -119,19 +104,15 @@ fn complaint(name: &str, base: &Path, messages: &str, status: i32) -> Refusal {
             "uses the variable @{{{variable}}}, which is not declared: add `include <tunables/global>` before the profile"
         ));
     }
-    let words = lines.iter().map(|line| {
-        line.split_once("apparmor_parser: ")
-            .map_or(*line, |(_, said)| said)
-    });
-    let words: Vec<&str> = words.take(2).collect();
-    refused(if words.is_empty() {
-        format!("the compiler ended with status {status} and gave no reason")
-    } else {
-        format!(
-            "the compiler says: {}",
-            words.join("; ").replace(TEXT, name)
-        )
-    })
+    if lines.is_empty() {
+        return refused(format!(
+            "the compiler ended with status {status} and gave no reason"
+        ));
+    }
+    let words = lines.iter().take(2);
+    let words = words.filter_map(|line| line.splitn(2, "apparmor_parser: ").last());
+    let words = words.collect::<Vec<_>>().join("; ").replace(TEXT, name);
+    refused(format!("the compiler says: {words}"))
 }
 
 fn is_noise(line: &str) -> bool {
@@ -146,27 +127,14 @@ fn undeclared(line: &str) -> Option<&str> {
     Some(rest.split_once(", but is never declared")?.0)
 }
 
-/// `AppArmor parser error[ for TEXT[ in profile FILE]] at line N: MESSAGE`, of parsers 3 to 5.
-#[derive(Debug, PartialEq, Eq)]
-struct Place<'a> {
-    file: Option<&'a str>,
-    line: u32,
-    message: &'a str,
-}
-
-impl<'a> Place<'a> {
-    fn of(line: &'a str) -> Option<Self> {
-        let rest = line.strip_prefix("AppArmor parser error")?;
-        let (place, rest) = rest.split_once(" at line ")?;
-        let (number, message) = rest.split_once(':')?;
-        let file = place
-            .split_once(" in profile ")
-            .or_else(|| place.split_once(" in "))
-            .map(|(_, file)| file);
-        Some(Self {
-            file,
-            line: number.parse().ok()?,
-            message: message.trim(),
-        })
-    }
+/// File, line and message of `AppArmor parser error[ for TEXT[ in profile FILE]] at line N: MESSAGE`,
+/// as parsers 3 to 5 say.
+fn place(line: &str) -> Option<(&str, u32, &str)> {
+    let rest = line.strip_prefix("AppArmor parser error")?;
+    let (place, rest) = rest.split_once(" at line ")?;
+    let (number, message) = rest.split_once(':')?;
+    let file = place.split_once(" in profile ");
+    let file = file.or_else(|| place.split_once(" in "));
+    let file = file.map_or(TEXT, |(_, file)| file);
+    Some((file, number.parse().ok()?, message.trim()))
 }

@@ -6,15 +6,15 @@
 //! `/foo px ->`, the line `# include <x>` reads a file.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs::File;
-use std::io::Read as _;
+use std::fs::{self, File, Metadata};
+use std::io::ErrorKind;
 use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
-use std::rc::Rc;
 
 use rustix::fs::OFlags;
 
+use crate::fs::read_open;
 use crate::outcome::Refusal;
 use crate::profile::{Digest, is_skipped, quoted};
 
@@ -34,17 +34,16 @@ pub(crate) type Closure = BTreeMap<String, Option<Digest>>;
 /// The files under a base folder, each read once.
 pub(crate) struct Includes {
     base: PathBuf,
-    files: HashMap<String, Rc<Included>>,
+    files: HashMap<String, Included>,
     /// Whether everybody may search a folder.
     searchable: HashMap<PathBuf, bool>,
 }
 
-#[derive(Default)]
 struct Included {
+    /// None where there is no file.
     digest: Option<Digest>,
-    includes: Vec<String>,
-    /// Why the compiler cannot read it, though it exists.
-    unreadable: Option<&'static str>,
+    /// The paths that it includes, or why the compiler cannot read it, though it exists.
+    includes: Result<Vec<String>, &'static str>,
 }
 
 impl Includes {
@@ -61,39 +60,44 @@ impl Includes {
     /// include by absolute path, with `..` or with a backslash; a file that exists and that the compiler
     /// would pass over; too many files. Up to that reason the files are there, too.
     pub(crate) fn of(&mut self, text: &str) -> (Closure, Option<Refusal>) {
-        let refused = |line, reason: String| Some(Refusal::at("include", line, reason));
-        let (mut waiting, mut found) = (Vec::new(), Closure::new());
+        let mut found = Closure::new();
         for include in scan(text) {
-            match objection(include.path) {
-                Some(_) if include.in_comment => {}
-                Some(reason) => {
-                    let reason = format!("includes {} {reason}", quoted(include.path));
-                    return (found, refused(include.line, reason));
-                }
-                None => waiting.push((normal(include.path), include.line)),
+            let reason = match objection(include.path) {
+                Some(_) if include.in_comment => None,
+                Some(reason) => Some(format!("{} {reason}", quoted(include.path))),
+                None => self.follow(normal(include.path), &mut found).err(),
+            };
+            if let Some(reason) = reason {
+                let reason = format!("includes {reason}");
+                return (found, Some(Refusal::at("include", include.line, reason)));
             }
         }
-        while let Some((path, line)) = waiting.pop() {
+        (found, None)
+    }
+
+    /// Adds to `found` what is at `path`, and all that it includes; the error is why the text is refused.
+    fn follow(&mut self, path: String, found: &mut Closure) -> Result<(), String> {
+        let mut waiting = vec![path];
+        while let Some(path) = waiting.pop() {
             if found.contains_key(&path) {
                 continue;
             }
             if found.len() == FILES_LIMIT {
-                let reason = format!("includes more than {FILES_LIMIT} files");
-                return (found, refused(line, reason));
+                return Err(format!("more than {FILES_LIMIT} files"));
             }
             let included = self.read(&path);
-            if let Some(reason) = included.unreadable {
-                let shown = quoted(&path);
-                found.insert(path, included.digest);
-                let reason = format!(
-                    "includes {shown}, which exists and which the compiler cannot read ({reason}): make it readable for everybody"
-                );
-                return (found, refused(line, reason));
+            found.insert(path.clone(), included.digest);
+            match &included.includes {
+                Ok(includes) => waiting.extend_from_slice(includes),
+                Err(obstacle) => {
+                    let path = quoted(&path);
+                    return Err(format!(
+                        "{path}, which exists and which the compiler cannot read ({obstacle}): make it readable for everybody"
+                    ));
+                }
             }
-            waiting.extend(included.includes.iter().map(|path| (path.clone(), line)));
-            found.insert(path, included.digest);
         }
-        (found, None)
+        Ok(())
     }
 
     /// Whether all of `closure` is as it was.
@@ -102,99 +106,80 @@ impl Includes {
         files.all(|(path, digest)| self.read(path).digest == *digest)
     }
 
-    fn read(&mut self, path: &str) -> Rc<Included> {
-        if let Some(included) = self.files.get(path) {
-            return Rc::clone(included);
+    fn read(&mut self, path: &str) -> &Included {
+        if !self.files.contains_key(path) {
+            let (digest, includes) = match self.look(path) {
+                Ok((digest, includes)) => (digest, Ok(includes)),
+                // Another digest than that of no file, so that the next pass notices its removal.
+                Err(obstacle) => (Some(Digest::of(obstacle.as_bytes())), Err(obstacle)),
+            };
+            let included = Included { digest, includes };
+            self.files.insert(path.to_owned(), included);
         }
-        let included = Rc::new(self.look(path));
-        self.files.insert(path.to_owned(), Rc::clone(&included));
-        included
+        &self.files[path]
     }
 
-    fn look(&mut self, path: &str) -> Included {
-        let unreadable = |reason: &'static str| Included {
-            // Another one than that of no file, so that the next pass notices its removal.
-            digest: Some(Digest::of(reason.as_bytes())),
-            unreadable: Some(reason),
-            ..Included::default()
-        };
+    /// Digest and includes of what is at `path`, or why the compiler cannot read it.
+    fn look(&mut self, path: &str) -> Result<(Option<Digest>, Vec<String>), &'static str> {
         let flags = OFlags::NONBLOCK | OFlags::NOCTTY;
-        let file = File::options()
-            .read(true)
-            .custom_flags(flags.bits().cast_signed())
-            .open(self.base.join(path));
-        let mut file = match file {
+        let mut options = File::options();
+        options.read(true).custom_flags(flags.bits().cast_signed());
+        let file = match options.open(self.base.join(path)) {
             Ok(file) => file,
-            Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
-                return unreadable("permission denied");
+            Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+                return Err("permission denied");
             }
-            Err(_) => return Included::default(),
+            Err(_) => return Ok((None, Vec::new())),
         };
-        let Ok(data) = file.metadata() else {
-            return unreadable("it cannot be looked at");
-        };
-        if let Some(reason) = self.obstacle(&file, data.mode(), data.is_dir()) {
-            return unreadable(reason);
+        let data = file.metadata().map_err(|_| "it cannot be looked at")?;
+        if let Some(obstacle) = self.obstacle(&file, &data) {
+            return Err(obstacle);
         }
         if data.is_dir() {
-            return self.folder(path);
+            return Ok(self.folder(path));
         }
-        let mut bytes = Vec::new();
-        if !data.is_file()
-            || file
-                .by_ref()
-                .take(BYTES_LIMIT)
-                .read_to_end(&mut bytes)
-                .is_err()
-        {
-            return unreadable("it is no regular file");
-        }
-        let text = String::from_utf8_lossy(&bytes);
+        let bytes = match data.is_file() {
+            true => read_open(file, data.len(), BYTES_LIMIT).ok(),
+            false => None,
+        };
+        let bytes = bytes.ok_or("it is no regular file")?;
         // The base folder is the administrator's: what its files name outside of it is as trusted as
         // they are, and not watched.
-        let includes = scan(&text).filter(|include| objection(include.path).is_none());
-        Included {
-            digest: Some(Digest::of(&bytes)),
-            includes: includes.map(|include| normal(include.path)).collect(),
-            unreadable: None,
-        }
+        let text = String::from_utf8_lossy(&bytes);
+        let includes = scan(&text).into_iter().map(|include| include.path);
+        let includes = includes.filter(|path| objection(path).is_none());
+        Ok((Some(Digest::of(&bytes)), includes.map(normal).collect()))
     }
 
     /// A folder's files count, and no folder in it: the compiler does not descend.
-    fn folder(&self, path: &str) -> Included {
-        let entries = std::fs::read_dir(self.base.join(path))
-            .into_iter()
-            .flatten();
+    fn folder(&self, path: &str) -> (Option<Digest>, Vec<String>) {
+        let entries = fs::read_dir(self.base.join(path)).into_iter().flatten();
         let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
         let mut names: Vec<String> = names.filter(|name| !is_skipped(name.as_bytes())).collect();
         names.sort();
         let files = names.iter().map(|name| normal(&format!("{path}/{name}")));
-        Included {
-            digest: Some(Digest::of_parts(&names)),
-            includes: files
-                .filter(|path| !self.base.join(path).is_dir())
-                .collect(),
-            unreadable: None,
-        }
+        let files = files.filter(|path| !self.base.join(path).is_dir());
+        (Some(Digest::of_parts(&names)), files.collect())
     }
 
     /// Why a compiler without rights cannot open what is open here. As another user than root,
     /// armorer has opened it with the compiler's own rights.
-    fn obstacle(&mut self, file: &File, mode: u32, is_folder: bool) -> Option<&'static str> {
-        let place = std::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd())).ok()?;
+    fn obstacle(&mut self, file: &File, data: &Metadata) -> Option<&'static str> {
+        let place = fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd())).ok()?;
         if !place.starts_with(&self.base) {
             return Some("a link that leads out of the base folder");
         }
         if !rustix::process::geteuid().is_root() {
             return None;
         }
-        let needed = if is_folder { 0o005 } else { 0o004 };
+        let needed = if data.is_dir() { 0o005 } else { 0o004 };
         let searchable = place.ancestors().skip(1).all(|folder| {
-            *self.searchable.entry(folder.to_owned()).or_insert_with(|| {
-                std::fs::metadata(folder).is_ok_and(|data| data.mode() & 0o001 != 0)
-            })
+            let known = self.searchable.entry(folder.to_owned());
+            *known
+                .or_insert_with(|| fs::metadata(folder).is_ok_and(|data| data.mode() & 0o001 != 0))
         });
-        (mode & needed != needed || !searchable).then_some("its mode, or that of a folder above it")
+        let closed = data.mode() & needed != needed || !searchable;
+        closed.then_some("its mode, or that of a folder above it")
     }
 }
 
@@ -215,90 +200,76 @@ pub(super) struct Include<'a> {
     pub(super) in_comment: bool,
 }
 
+/// Why no text may include `path`.
 fn objection(path: &str) -> Option<&'static str> {
     if path.starts_with('/') {
-        return Some(
+        Some(
             "by absolute path: only files under the base folder may be included, as <abstractions/base>",
-        );
+        )
+    } else if path.split('/').any(|part| part == "..") {
+        Some("with '..': only files under the base folder may be included")
+    } else if path.contains('\\') {
+        Some("with a backslash, which can hide a path: write it without")
+    } else {
+        None
     }
-    if path.split('/').any(|part| part == "..") {
-        return Some("with '..': only files under the base folder may be included");
-    }
-    path.contains('\\')
-        .then_some("with a backslash, which can hide a path: write it without")
 }
 
 /// Everything in `text` that the compiler could take for an include, by place.
-pub(super) fn scan(text: &str) -> impl Iterator<Item = Include<'_>> {
-    let (mut at, mut lines) = (0, text.split_inclusive('\n').enumerate());
-    let mut current = lines.next();
-    std::iter::from_fn(move || {
-        loop {
-            let (number, line) = current?;
-            if let Some(word) = next_word(&line[at..]) {
-                let begin = at + word;
-                at = begin + 1;
-                let offset = line.as_ptr() as usize - text.as_ptr() as usize;
-                if let Some(path) = path_at(text, offset + begin) {
-                    let comment = line[..begin].trim_end_matches('#').contains('#');
-                    let is_sharp = line[..begin].ends_with('#');
-                    let in_comment = comment || (is_sharp && line[begin..].starts_with("abi"));
-                    return Some(Include {
-                        line: u32::try_from(number + 1).unwrap_or(u32::MAX),
-                        path,
-                        in_comment,
-                    });
-                }
-            } else {
-                at = 0;
-                current = lines.next();
+pub(super) fn scan(text: &str) -> Vec<Include<'_>> {
+    let (mut includes, mut start) = (Vec::new(), 0);
+    for (number, line) in (1..).zip(text.split_inclusive('\n')) {
+        let mut words: Vec<(usize, &str)> = line.match_indices("include").collect();
+        words.extend(line.match_indices("abi"));
+        words.sort_unstable();
+        let first_sharp = line.find('#').unwrap_or(line.len());
+        for (at, word) in words {
+            let rest = &text[start + at + word.len()..];
+            if let Some(path) = path_after(&line[..at], word, rest) {
+                // The sharp of `#include` begins no comment.
+                let before = match word {
+                    "include" => line[..at].trim_end_matches('#').len(),
+                    _ => at,
+                };
+                includes.push(Include {
+                    line: number,
+                    path,
+                    in_comment: first_sharp < before,
+                });
             }
         }
-    })
+        start += line.len();
+    }
+    includes
 }
 
-/// Where the next word begins that may open a file.
-fn next_word(line: &str) -> Option<usize> {
-    let words = ["include", "abi"].into_iter();
-    words.filter_map(|word| line.find(word)).min()
-}
-
-/// The path that the compiler would read after the word at byte `at`, if it would.
-fn path_at(text: &str, at: usize) -> Option<&str> {
-    let before = text[..at].chars().next_back();
-    let rest = &text[at..];
-    let rest = if let Some(rest) = rest.strip_prefix("include") {
-        if before == Some('/') || before != Some('#') && !rest.starts_with([' ', '\t']) {
-            return None;
-        }
-        rest
+/// The path that the compiler would read after `word`, if it would; `before` and `rest` are around it.
+fn path_after<'a>(before: &str, word: &str, rest: &'a str) -> Option<&'a str> {
+    let before = before.chars().next_back();
+    let begins = if word == "include" {
+        before == Some('#') || before != Some('/') && rest.starts_with([' ', '\t'])
     } else {
-        let rest = &rest["abi".len()..];
         let goes_on = |c: char| c.is_alphanumeric() || c == '_';
-        if before.is_some_and(|c| goes_on(c) || "/<.-".contains(c)) || rest.starts_with(goes_on) {
-            return None;
-        }
-        rest
+        let joined = before.is_some_and(|c| goes_on(c) || "/<.-".contains(c));
+        !joined && !rest.starts_with(goes_on)
     };
-    let mut end = rest.len().min(PATH_LIMIT);
-    while !rest.is_char_boundary(end) {
-        end -= 1;
+    if !begins {
+        return None;
     }
     let blank = |c: char| matches!(c, ' ' | '\t' | '\r' | '\n');
-    let mut rest = rest[..end].trim_start_matches(blank);
-    if let Some(after) = rest.strip_prefix("if")
-        && let Some(after) = after.trim_start_matches(blank).strip_prefix("exists")
-        && after.starts_with(blank)
-    {
-        rest = after.trim_start_matches(blank);
-    }
+    let trimmed = |rest: &'a str| rest.trim_start_matches(blank);
+    let rest = trimmed(&rest[..rest.floor_char_boundary(PATH_LIMIT)]);
+    let condition = rest.strip_prefix("if").map(trimmed);
+    let condition = condition.and_then(|rest| rest.strip_prefix("exists"));
+    let after = condition.filter(|rest| rest.starts_with(blank));
+    let rest = trimmed(after.unwrap_or(rest));
     let path = if let Some(inner) = rest.strip_prefix("<\"").or_else(|| rest.strip_prefix('"')) {
-        inner.split('"').next()
+        inner.split('"').next()?
     } else if let Some(inner) = rest.strip_prefix('<') {
-        inner.split(['>', '\n']).next()
+        inner.split('>').next()?.split('\n').next()?
     } else {
-        rest.split(|c| blank(c) || "\"!<>".contains(c)).next()
+        rest.split(|c| blank(c) || "\"!<>".contains(c)).next()?
     };
-    let path = path?.trim().trim_matches('"').trim_end_matches(',').trim();
+    let path = path.trim().trim_matches('"').trim_end_matches(',').trim();
     (!path.is_empty()).then_some(path)
 }

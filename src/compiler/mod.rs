@@ -9,8 +9,9 @@ mod resources;
 mod tests;
 
 use std::cmp::Reverse;
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::BTreeSet;
 use std::fs;
+use std::hash::{BuildHasher as _, RandomState};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -21,6 +22,7 @@ use crate::fs::tree_parts;
 use crate::outcome::Refusal;
 use crate::profile::Digest;
 pub(crate) use child::child;
+use explain::{explain, failed};
 pub(crate) use includes::Includes;
 use process::{Ended, Process};
 use resources::Resources;
@@ -96,25 +98,20 @@ impl Compiler {
     /// # Errors
     /// [`Error::Node`] where there is none.
     pub(crate) fn find(settings: Settings) -> Result<Self, Error> {
-        let program = match &settings.program {
-            Some(path) if path.is_file() => path.clone(),
-            Some(path) => {
-                return Err(Error::Node(format!(
-                    "there is no compiler at {}: correct --parser",
-                    path.display()
-                )));
-            }
-            None => FOLDERS
-                .iter()
-                .map(|folder| Path::new(folder).join("apparmor_parser"))
-                .find(|path| path.is_file())
-                .ok_or_else(|| {
-                    Error::Node(format!(
-                        "there is no apparmor_parser in {}: install the package apparmor, or name the program with --parser",
-                        FOLDERS.join(", ")
-                    ))
-                })?,
+        let (candidates, missing) = if let Some(program) = &settings.program {
+            let path = program.display();
+            let missing = format!("there is no compiler at {path}: correct --parser");
+            (vec![program.clone()], missing)
+        } else {
+            let candidates = FOLDERS.map(|folder| Path::new(folder).join("apparmor_parser"));
+            let folders = FOLDERS.join(", ");
+            let missing = format!(
+                "there is no apparmor_parser in {folders}: install the package apparmor, or name the program with --parser"
+            );
+            (candidates.to_vec(), missing)
         };
+        let program = candidates.into_iter().find(|path| path.is_file());
+        let program = program.ok_or(Error::Node(missing))?;
         let resources = Resources::here(settings.jobs);
         Ok(Self {
             program,
@@ -135,23 +132,16 @@ impl Compiler {
     /// # Errors
     /// The compiler cannot be read.
     pub(crate) fn digest(&self) -> Result<Digest, Error> {
-        let program = fs::read(&self.program)
-            .map_err(Error::io(format!("read {}", self.program.display())))?;
-        let settings = &self.settings;
-        let options = format!(
-            "{} {} {} {:?}",
-            settings.complain,
-            settings.policy_bytes,
-            settings.time.as_secs(),
-            self.resources
-        );
-        let mut parts = vec![program, options.into_bytes()];
-        parts.push(settings.base.as_os_str().as_encoded_bytes().to_vec());
-        parts.extend(
-            configuration()
-                .into_iter()
-                .map(|file| fs::read(file).unwrap_or_default()),
-        );
+        let purpose = format!("read {}", self.program.display());
+        let program = fs::read(&self.program).map_err(Error::io(purpose))?;
+        let (settings, resources) = (&self.settings, self.resources);
+        let (complain, size) = (settings.complain, settings.policy_bytes);
+        let seconds = settings.time.as_secs();
+        let options = format!("{complain} {size} {seconds} {resources:?}");
+        let base = settings.base.as_os_str().as_encoded_bytes().to_vec();
+        let mut parts = vec![program, options.into_bytes(), base];
+        let configuration = configuration().into_iter().map(fs::read);
+        parts.extend(configuration.map(Result::unwrap_or_default));
         Ok(Digest::of_parts(parts))
     }
 
@@ -161,10 +151,8 @@ impl Compiler {
     /// Something there cannot be read.
     pub(crate) fn features(&self) -> Result<Digest, Error> {
         let folder = &self.settings.features;
-        let parts = tree_parts(folder).map_err(Error::io(format!(
-            "read the kernel's features from {}",
-            folder.display()
-        )))?;
+        let purpose = format!("read the kernel's features from {}", folder.display());
+        let parts = tree_parts(folder).map_err(Error::io(purpose))?;
         Ok(Digest::of_parts(parts))
     }
 
@@ -179,22 +167,18 @@ impl Compiler {
         deadline: Instant,
         done: &mut dyn FnMut(usize, Result<Compiled, Refusal>) -> Result<(), Error>,
     ) -> Result<(), Error> {
-        let mut order: Vec<usize> = (0..texts.len()).collect();
-        order.sort_by_key(|index| (texts[*index].last, Reverse(texts[*index].contents.len())));
-        let mut waiting = VecDeque::from(order);
+        let mut waiting: Vec<usize> = (0..texts.len()).collect();
+        waiting.sort_by_key(|index| (texts[*index].last, Reverse(texts[*index].contents.len())));
+        let mut waiting = waiting.into_iter();
         let taken = self.users();
-        let mut indexes = Vec::new();
-        let mut running: Vec<Process> = Vec::new();
+        let mut running: Vec<(usize, Process)> = Vec::new();
         let mut ready = Vec::new();
         loop {
             while running.len() < self.resources.jobs
-                && let Some(index) = waiting.pop_front()
+                && let Some(index) = waiting.next()
             {
-                match self.start(&texts[index], deadline, &taken) {
-                    Ok(process) => {
-                        indexes.push(index);
-                        running.push(process);
-                    }
+                match self.start(&texts[index], free_user(&taken), deadline) {
+                    Ok(process) => running.push((index, process)),
                     Err(reason) => ready.push((index, Err(reason))),
                 }
             }
@@ -202,28 +186,22 @@ impl Compiler {
             for (index, result) in ready.drain(..) {
                 done(index, result)?;
             }
-            if running.is_empty() && waiting.is_empty() {
+            if running.is_empty() {
                 return Ok(());
             }
             process::wait_for_one(&running);
-            let mut at = 0;
-            while at < running.len() {
-                if let Some(ended) = running[at].ended() {
-                    let (index, process) = (indexes.swap_remove(at), running.swap_remove(at));
-                    ready.push((index, self.result(texts[index].name, process, ended)));
-                } else {
-                    at += 1;
-                }
-            }
+            running.retain_mut(|(index, process)| {
+                let Some(ended) = process.ended() else {
+                    return true;
+                };
+                let result = self.result(texts[*index].name, process, ended);
+                ready.push((*index, result));
+                false
+            });
         }
     }
 
-    fn start(
-        &self,
-        text: &Text,
-        deadline: Instant,
-        taken: &BTreeSet<u32>,
-    ) -> Result<Process, Refusal> {
+    fn start(&self, text: &Text, user: u32, deadline: Instant) -> Result<Process, Refusal> {
         let now = Instant::now();
         if now >= deadline {
             return Err(Refusal::failed(
@@ -231,17 +209,12 @@ impl Compiler {
             ));
         }
         let until = deadline.min(now + self.settings.time * PATIENCE);
-        let started = Process::start(&mut self.command(taken), text.contents, until);
-        started.map_err(|error| {
-            Refusal::failed(format!(
-                "not compiled: the compiler cannot be started: {error}; the next pass tries again"
-            ))
-        })
+        let started = Process::start(&mut self.command(user), text.contents, until);
+        started.map_err(|error| failed(&format!("the compiler cannot be started: {error}")))
     }
 
-    fn command(&self, taken: &BTreeSet<u32>) -> Command {
+    fn command(&self, user: u32) -> Command {
         let settings = &self.settings;
-        let user = std::iter::repeat_with(drawn_user).find(|user| !taken.contains(user));
         let mut command = Command::new(&self.launcher[0]);
         command
             .args(&self.launcher[1..])
@@ -249,13 +222,12 @@ impl Compiler {
             .arg(self.resources.address_space.to_string())
             .arg(settings.time.as_secs().max(1).to_string())
             .arg(settings.policy_bytes.to_string())
-            .arg(user.unwrap_or(*USERS.end()).to_string())
+            .arg(user.to_string())
+            .arg(&self.program)
             .arg(&settings.base)
             .arg(&settings.features)
             .args(configuration())
-            .arg("--")
-            .arg(&self.program)
-            .args(["-Q", "-K", "-S", "-j0", "-b"])
+            .args(["--", "-Q", "-K", "-S", "-j0", "-b"])
             .arg(&settings.base);
         // Not --subdomainfs: with it the compiler still reads the features of the usual mount, or,
         // where there is none, silently those of an ancient kernel.
@@ -271,30 +243,24 @@ impl Compiler {
 
     /// The users that processes have now.
     fn users(&self) -> BTreeSet<u32> {
-        let Ok(processes) = fs::read_dir(&self.settings.proc) else {
-            return BTreeSet::new();
-        };
+        let processes = fs::read_dir(&self.settings.proc).into_iter().flatten();
         let owners = processes.filter_map(|process| process.ok()?.metadata().ok());
         owners.map(|metadata| metadata.uid()).collect()
     }
 
-    fn result(&self, name: &str, mut process: Process, ended: Ended) -> Result<Compiled, Refusal> {
+    fn result(&self, name: &str, process: &mut Process, ended: Ended) -> Result<Compiled, Refusal> {
         let output = process.output(self.settings.policy_bytes);
-        let (policy, messages) = output.map_err(|error| {
-            Refusal::failed(format!(
-                "not compiled: cannot read what the compiler wrote: {error}"
-            ))
-        })?;
-        if ended != Ended::Status(0) {
+        let unread = |error| failed(&format!("cannot read what the compiler wrote: {error}"));
+        let (policy, messages) = output.map_err(unread)?;
+        if !ended.is_ok_and(|status| status.success()) {
             let written = policy.len() as u64;
-            return Err(explain::explain(name, self, &messages, ended, written));
+            return Err(explain(name, self, &messages, ended, written));
         }
         if policy.is_empty() {
             return Err(Refusal::new("compile", "defines no profile"));
         }
-        let cage = messages
-            .lines()
-            .find_map(|line| line.strip_prefix(child::CAGE));
+        let mut lines = messages.lines();
+        let cage = lines.find_map(|line| line.strip_prefix(child::CAGE));
         let cage = cage.unwrap_or("none").to_owned();
         Ok(Compiled { policy, cage })
     }
@@ -305,16 +271,19 @@ fn configuration() -> Vec<PathBuf> {
     let config = fs::read(CONFIG).unwrap_or_default();
     let config = String::from_utf8_lossy(&config);
     let values = config.lines().filter_map(|line| line.split_once('='));
-    let files = values.map(|(_, value)| PathBuf::from(value.trim()));
-    let files = files.filter(|file| file.is_absolute());
-    std::iter::once(PathBuf::from(CONFIG))
-        .chain(files)
-        .collect()
+    let files = values.map(|(_, value)| value.trim());
+    let files = files.filter(|file| file.starts_with('/'));
+    files.chain([CONFIG]).map(PathBuf::from).collect()
 }
 
-fn drawn_user() -> u32 {
-    use std::hash::BuildHasher as _;
-    let chance =
-        std::hash::RandomState::new().hash_one(()) % u64::from(USERS.end() - USERS.start() + 1);
-    USERS.start() + u32::try_from(chance).unwrap_or(0)
+/// One of [`USERS`] that is not among `taken`, by chance.
+fn free_user(taken: &BTreeSet<u32>) -> u32 {
+    let count = u64::from(USERS.end() - USERS.start() + 1);
+    loop {
+        let chance = RandomState::new().hash_one(()) % count;
+        let user = USERS.start() + u32::try_from(chance).unwrap_or(0);
+        if !taken.contains(&user) {
+            return user;
+        }
+    }
 }

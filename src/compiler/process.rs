@@ -3,8 +3,8 @@
 use std::fs::File;
 use std::io::{self, Read as _, Seek as _, Write as _};
 use std::os::fd::OwnedFd;
-use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
-use std::process::{Child, Command, Stdio};
+use std::os::unix::process::CommandExt as _;
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -18,18 +18,13 @@ const GRACE: Duration = Duration::from_secs(5);
 /// Of what the compiler says, this many bytes are read.
 const MESSAGES_LIMIT: u64 = 64 * 1024;
 
-/// How a compiler ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Ended {
-    Status(i32),
-    Signal(Option<Signal>),
-    /// Killed at the end of its wall-clock time.
-    Overdue,
-    /// Its time was over, and this process may not kill it.
-    NotAllowed,
-    /// Killed, and still there.
-    Stuck,
-}
+/// How a compiler ended by itself, or why it did not.
+pub(super) type Ended = Result<ExitStatus, &'static str>;
+
+const OVERDUE: &str = "the compiler waited too long for a processor or a disk";
+const NOT_ALLOWED: &str =
+    "the compiler takes too long and cannot be killed: give armorer the capability KILL";
+const STUCK: &str = "the compiler does not end, though it was killed";
 
 /// A compiler at work. Dropped before its end, it is killed.
 pub(super) struct Process {
@@ -55,38 +50,30 @@ impl Process {
             .stdout(Stdio::from(policy.try_clone()?))
             .stderr(Stdio::from(messages.try_clone()?))
             .spawn()?;
-        let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
-        let pidfd = pid.ok_or(Errno::SRCH);
-        match pidfd.and_then(|pid| pidfd_open(pid, PidfdFlags::empty())) {
-            Ok(pidfd) => Ok(Self {
-                child,
-                pidfd,
-                policy,
-                messages,
-                until,
-                killed: false,
-                ended: None,
-            }),
-            Err(error) => {
-                let _ = child.kill();
-                let _ = child.wait();
-                Err(error.into())
-            }
-        }
+        let pidfd = pidfd_open(Pid::from_child(&child), PidfdFlags::empty());
+        let pidfd = pidfd.inspect_err(|_| {
+            let _ = (child.kill(), child.wait());
+        })?;
+        Ok(Self {
+            child,
+            pidfd,
+            policy,
+            messages,
+            until,
+            killed: false,
+            ended: None,
+        })
     }
 
     /// How it ended, if it did. Kills it when its time is over.
     pub(super) fn ended(&mut self) -> Option<Ended> {
         self.ended = match self.child.try_wait() {
-            Ok(Some(_)) if self.killed => Some(Ended::Overdue),
-            Ok(Some(status)) => Some(match (status.code(), status.signal()) {
-                (Some(code), _) => Ended::Status(code),
-                (None, signal) => Ended::Signal(signal.and_then(Signal::from_named_raw)),
-            }),
+            Ok(Some(_)) if self.killed => Some(Err(OVERDUE)),
+            Ok(Some(status)) => Some(Ok(status)),
             // The kernel reports every child exactly once; this is the only place that waits.
-            Err(_) => Some(Ended::Stuck),
+            Err(_) => Some(Err(STUCK)),
             Ok(None) if Instant::now() < self.until => None,
-            Ok(None) if self.killed => Some(Ended::Stuck),
+            Ok(None) if self.killed => Some(Err(STUCK)),
             Ok(None) => self.kill(),
         };
         self.ended
@@ -96,10 +83,8 @@ impl Process {
     fn kill(&mut self) -> Option<Ended> {
         self.killed = true;
         self.until = Instant::now() + GRACE;
-        let pid = i32::try_from(self.child.id())
-            .ok()
-            .and_then(Pid::from_raw)?;
-        (kill_process_group(pid, Signal::KILL) == Err(Errno::PERM)).then_some(Ended::NotAllowed)
+        let killed = kill_process_group(Pid::from_child(&self.child), Signal::KILL);
+        (killed == Err(Errno::PERM)).then_some(Err(NOT_ALLOWED))
     }
 
     /// What it wrote: at most `limit` bytes of policy, and its messages.
@@ -120,15 +105,14 @@ impl Drop for Process {
 }
 
 /// Returns when one of `processes` ended, or the time of one is over.
-pub(super) fn wait_for_one(processes: &[Process]) {
-    let Some(until) = processes.iter().map(|process| process.until).min() else {
-        return;
-    };
-    let fds = processes.iter().map(|process| &process.pidfd);
-    let mut fds: Vec<_> = fds.map(|fd| PollFd::new(fd, PollFlags::IN)).collect();
+pub(super) fn wait_for_one(processes: &[(usize, Process)]) {
+    let until = processes.iter().map(|(_, process)| process.until);
+    let Some(until) = until.min() else { return };
+    let pidfds = processes.iter().map(|(_, process)| &process.pidfd);
+    let mut pidfds: Vec<_> = pidfds.map(|fd| PollFd::new(fd, PollFlags::IN)).collect();
     // Rounded up, or the last millisecond would be spent spinning.
     let pause = until.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
-    let _ = poll(&mut fds, Timespec::try_from(pause).ok().as_ref());
+    let _ = poll(&mut pidfds, Timespec::try_from(pause).ok().as_ref());
 }
 
 /// A file in memory that no executed program inherits.
@@ -147,10 +131,8 @@ fn sealed(text: &str) -> io::Result<File> {
     let mut file = memory("armorer-text")?;
     file.write_all(text.as_bytes())?;
     file.rewind()?;
-    fcntl_add_seals(
-        &file,
-        SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL,
-    )?;
+    let seals = SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL;
+    fcntl_add_seals(&file, seals)?;
     Ok(file)
 }
 

@@ -37,12 +37,12 @@ impl Resources {
 
     /// `jobs` compilers or fewer, which together stay under `memory` bytes.
     fn of(jobs: usize, memory: Option<u64>) -> Self {
-        let jobs = u64::try_from(jobs).unwrap_or(1).max(1);
         let budget = memory.map_or(u64::MAX, |memory| memory.saturating_sub(RESERVE));
-        let jobs = jobs.min(budget / ENOUGH).max(1);
+        let most = usize::try_from(budget / ENOUGH).unwrap_or(usize::MAX);
+        let jobs = jobs.min(most).max(1);
         Self {
-            jobs: usize::try_from(jobs).unwrap_or(1),
-            address_space: (budget / jobs).clamp(LEAST, MOST),
+            jobs,
+            address_space: (budget / jobs as u64).clamp(LEAST, MOST),
         }
     }
 }
@@ -51,27 +51,23 @@ impl Resources {
 /// process, whichever version they are.
 fn memory(root: &Path) -> Option<u64> {
     let meminfo = fs::read_to_string(root.join("proc/meminfo")).unwrap_or_default();
-    let mut least = total(&meminfo).map(|total| total / 2);
+    let half = total(&meminfo).map(|total| total / 2);
+    let mut limits: Vec<u64> = half.into_iter().collect();
     let groups = fs::read_to_string(root.join("proc/self/cgroup")).unwrap_or_default();
     for line in groups.lines() {
-        let mut fields = line.splitn(3, ':').skip(1);
-        let (Some(controllers), Some(path)) = (fields.next(), fields.next()) else {
-            continue;
-        };
-        let (tree, file) = match controllers {
-            "" => ("sys/fs/cgroup", "memory.max"),
-            "memory" => ("sys/fs/cgroup/memory", "memory.limit_in_bytes"),
+        let fields: Vec<&str> = line.splitn(3, ':').collect();
+        let (tree, file, path) = match fields[..] {
+            [_, "", path] => ("sys/fs/cgroup", "memory.max", path),
+            [_, "memory", path] => ("sys/fs/cgroup/memory", "memory.limit_in_bytes", path),
             _ => continue,
         };
         // In a container, the path is often that of the host, and the mount only its end.
         for group in Path::new(path.trim_start_matches('/')).ancestors() {
             let limit = fs::read_to_string(root.join(tree).join(group).join(file));
-            if let Some(limit) = limit.ok().and_then(|text| text.trim().parse().ok()) {
-                least = Some(least.map_or(limit, |least: u64| least.min(limit)));
-            }
+            limits.extend(limit.ok().and_then(|text| text.trim().parse::<u64>().ok()));
         }
     }
-    least
+    limits.into_iter().min()
 }
 
 /// The machine's memory in bytes, of `proc_meminfo(5)`.

@@ -1,10 +1,11 @@
 //! The question of a process without any right: is a profile loaded?
 
-use std::io;
 use std::path::Path;
 
 use fs_err as fs;
+use rustix::io::Errno;
 
+use super::LABELS;
 use crate::error::Error;
 
 /// Asks the kernel whether this process might change to `name`: it answers ENOENT where no such
@@ -14,23 +15,17 @@ use crate::error::Error;
 /// # Errors
 /// The kernel has no AppArmor, or this process' own profile keeps it from asking.
 pub(crate) fn is_loaded(name: &str) -> Result<bool, Error> {
-    const PLACES: [&str; 2] = [
-        "/proc/self/attr/apparmor/current",
-        "/proc/self/attr/current",
-    ];
-    let place = PLACES.iter().find(|place| Path::new(place).exists());
-    let place = place.unwrap_or(&PLACES[1]);
+    let places = LABELS.map(|label| Path::new("/proc/self").join(label));
+    let place = places.iter().find(|place| place.exists());
+    let place = place.unwrap_or(&places[1]);
     let file = fs::OpenOptions::new().write(true).open(place).map_err(|error| {
         Error::Node(format!("cannot ask the kernel for loaded profiles ({error}): run this container under RuntimeDefault or Unconfined, or with --from kernel"))
     })?;
     match rustix::io::write(&file, format!("permprofile {name}").as_bytes()) {
-        Ok(_) => Ok(true),
-        Err(error) => match error.kind() {
-            io::ErrorKind::NotFound => Ok(false),
-            io::ErrorKind::PermissionDenied => Ok(true),
-            _ => Err(Error::Node(format!(
-                "this kernel answers no question about AppArmor ({error}): boot the node with AppArmor (kernel parameters `apparmor=1 security=apparmor`)"
-            ))),
-        },
+        Ok(_) | Err(Errno::ACCESS | Errno::PERM) => Ok(true),
+        Err(Errno::NOENT) => Ok(false),
+        Err(error) => Err(Error::Node(format!(
+            "this kernel answers no question about AppArmor ({error}): boot the node with AppArmor (kernel parameters `apparmor=1 security=apparmor`)"
+        ))),
     }
 }

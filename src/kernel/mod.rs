@@ -16,9 +16,12 @@ use rustix::fs::{Mode, OFlags};
 
 use crate::error::Error;
 use crate::profile;
-use contents::Loaded;
 pub(crate) use gate::is_loaded;
 pub(crate) use processes::Scan;
+
+/// Where a task's own label is, below its folder; Linux before 5.1 has only the second file, which all
+/// security modules share.
+const LABELS: [&str; 2] = ["attr/apparmor/current", "attr/current"];
 
 /// Where the kernel's files are mounted.
 #[derive(Clone, Debug)]
@@ -42,8 +45,8 @@ pub(crate) struct Kernel {
     settings: Settings,
     /// The security module's folder in securityfs.
     apparmor: PathBuf,
-    /// What each profile was loaded with when its contents were read.
-    seen: RefCell<HashMap<String, Loaded>>,
+    /// Of each profile whose contents were read, its folder and what tells that load from another.
+    seen: RefCell<HashMap<String, (PathBuf, Vec<u8>)>>,
 }
 
 impl Kernel {
@@ -61,14 +64,13 @@ impl Kernel {
     /// The file cannot be read, or is empty.
     pub(crate) fn boot_id(&self) -> Result<String, Error> {
         let file = self.settings.proc.join("sys/kernel/random/boot_id");
-        let purpose = format!(
-            "read the boot's id from {} (--proc names where proc is mounted)",
-            file.display()
-        );
         let id = std::fs::read_to_string(&file).and_then(|text| match text.trim() {
             "" => Err(io::Error::other("it is empty")),
             id => Ok(id.to_owned()),
         });
+        let file = file.display();
+        let hint = "--proc names where proc is mounted";
+        let purpose = format!("read the boot's id from {file} ({hint})");
         id.map_err(Error::io(purpose))
     }
 
@@ -89,19 +91,16 @@ impl Kernel {
     /// # Errors
     /// The list cannot be read.
     pub(crate) fn profiles(&self) -> Result<BTreeMap<String, profile::Mode>, Error> {
-        const TRIES: usize = 5;
         let file = self.apparmor.join("profiles");
-        let mut tries = 0;
+        let purpose = format!("read the profiles in force from {}", file.display());
+        let mut tries = 5;
         loop {
-            tries += 1;
             // The kernel hands the list out in pieces, unlocked in between: one that was read
             // during a change can lack a name.
             let before = self.revision();
-            let list = std::fs::read(&file).map_err(Error::io(format!(
-                "read the profiles in force from {}",
-                file.display()
-            )))?;
-            if tries == TRIES || self.revision() == before {
+            let list = std::fs::read(&file).map_err(Error::io(&*purpose))?;
+            tries -= 1;
+            if tries == 0 || self.revision() == before {
                 return Ok(listed(&list));
             }
         }
@@ -109,8 +108,7 @@ impl Kernel {
 
     /// Whether the kernel's own mode is `complain`, in which no profile denies anything.
     pub(crate) fn complains(&self) -> bool {
-        self.parameter("mode")
-            .is_some_and(|mode| mode == "complain")
+        self.parameter("mode").as_deref() == Some("complain")
     }
 
     /// Where processes are listed.
@@ -149,29 +147,23 @@ fn write_once(file: &Path, bytes: &[u8]) -> io::Result<()> {
     let flags = OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NOCTTY;
     let written = rustix::io::write(rustix::fs::open(file, flags, Mode::empty())?, bytes)?;
     if written == bytes.len() {
-        Ok(())
-    } else {
-        Err(io::Error::new(
-            io::ErrorKind::WriteZero,
-            format!("the kernel took {written} of {} bytes", bytes.len()),
-        ))
+        return Ok(());
     }
+    let length = bytes.len();
+    let message = format!("the kernel took {written} of {length} bytes");
+    Err(io::Error::new(io::ErrorKind::WriteZero, message))
 }
 
 /// The lines `NAME (MODE)`, without those of other policy namespaces (`:NAMESPACE:NAME (MODE)`).
 fn listed(list: &[u8]) -> BTreeMap<String, profile::Mode> {
-    String::from_utf8_lossy(list)
-        .lines()
-        .filter(|line| !line.is_empty() && !line.starts_with(':'))
-        .map(|line| {
-            let split = line
-                .strip_suffix(')')
-                .and_then(|line| line.rsplit_once(" ("));
-            split.map_or((line.to_owned(), profile::Mode::Unknown), |(name, mode)| {
-                (name.to_owned(), profile::Mode::of(mode))
-            })
-        })
-        .collect()
+    let list = String::from_utf8_lossy(list);
+    let own = |line: &&str| !line.is_empty() && !line.starts_with(':');
+    let profiles = list.lines().filter(own).map(|line| {
+        let label = line.strip_suffix(')').unwrap_or_default();
+        let (name, mode) = label.rsplit_once(" (").unwrap_or((line, ""));
+        (name.to_owned(), profile::Mode::of(mode))
+    });
+    profiles.collect()
 }
 
 #[cfg(test)]

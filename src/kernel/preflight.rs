@@ -1,10 +1,10 @@
 //! Asked before the first write: can this process load policy, and if not, what is missing?
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, Read as _};
+use std::fs::{File, OpenOptions, read_to_string};
+use std::io::{ErrorKind, Read as _};
 use std::path::{Path, PathBuf};
 
-use super::Kernel;
+use super::{Kernel, LABELS};
 use crate::error::Error;
 
 /// The bit of `CAP_MAC_ADMIN` in a capability set (include/uapi/linux/capability.h).
@@ -18,16 +18,14 @@ impl Kernel {
     pub(crate) fn preflight(&self) -> Result<(), Error> {
         self.enabled()?;
         self.mounted()?;
-        let own = own_folder(self.proc());
+        let own = self.own_folder();
         initial_namespace(&own)?;
         mac_admin(&own)?;
-        if self
-            .parameter("lock_policy")
-            .is_some_and(|value| value == "Y")
-        {
+        if self.parameter("lock_policy").as_deref() == Some("Y") {
+            let file = self.parameter_file("lock_policy");
+            let file = file.display();
             return Err(Error::Node(format!(
-                "this kernel's AppArmor policy is locked until the next boot ({} is Y): boot without that setting",
-                self.parameter_file("lock_policy").display()
+                "this kernel's AppArmor policy is locked until the next boot ({file} is Y): boot without that setting"
             )));
         }
         for file in [".load", ".replace", ".remove"] {
@@ -47,7 +45,7 @@ impl Kernel {
     }
 
     pub(super) fn parameter(&self, name: &str) -> Option<String> {
-        let value = std::fs::read_to_string(self.parameter_file(name)).ok()?;
+        let value = read_to_string(self.parameter_file(name)).ok()?;
         Some(value.trim().to_owned())
     }
 
@@ -63,10 +61,10 @@ impl Kernel {
             Some(_) => "is switched off",
             None => "is missing",
         };
+        let file = self.parameter_file("enabled");
+        let file = file.display();
         Err(Error::Node(format!(
-            "AppArmor {why} in this kernel ({}): boot with the kernel parameters \
-             `apparmor=1 security=apparmor`, or with apparmor in `lsm=`",
-            self.parameter_file("enabled").display()
+            "AppArmor {why} in this kernel ({file}): boot with the kernel parameters `apparmor=1 security=apparmor`, or with apparmor in `lsm=`"
         )))
     }
 
@@ -74,9 +72,9 @@ impl Kernel {
         if self.apparmor.is_dir() {
             return Ok(());
         }
+        let securityfs = self.settings.securityfs.display();
         Err(Error::Node(format!(
-            "{0} has no folder apparmor: on a host run `mount -t securityfs securityfs {0}`; in a container mount the host's /sys/kernel/security by hostPath and name its place with --securityfs",
-            self.settings.securityfs.display()
+            "{securityfs} has no folder apparmor: on a host run `mount -t securityfs securityfs {securityfs}`; in a container mount the host's /sys/kernel/security by hostPath and name its place with --securityfs"
         )))
     }
 
@@ -86,22 +84,20 @@ impl Kernel {
             return Ok(());
         };
         let file = file.display();
-        Err(match error.kind() {
-            io::ErrorKind::PermissionDenied if !rustix::process::geteuid().is_root() => {
-                Error::Node(format!("only root can read {file}: run as root"))
-            }
-            io::ErrorKind::PermissionDenied => {
-                initial_namespace(&own_folder(self.proc()))?;
-                Error::Node(format!(
-                    "root may not read {file}: {}",
-                    self.cause_of_denial()
-                ))
-            }
-            _ => Error::Node(format!(
-                "cannot read {file} ({error}): is {} a securityfs of this kernel?",
-                self.settings.securityfs.display()
-            )),
-        })
+        if error.kind() != ErrorKind::PermissionDenied {
+            let securityfs = self.settings.securityfs.display();
+            return Err(Error::Node(format!(
+                "cannot read {file} ({error}): is {securityfs} a securityfs of this kernel?"
+            )));
+        }
+        if !rustix::process::geteuid().is_root() {
+            return Err(Error::Node(format!(
+                "only root can read {file}: run as root"
+            )));
+        }
+        initial_namespace(&self.own_folder())?;
+        let cause = self.cause_of_denial();
+        Err(Error::Node(format!("root may not read {file}: {cause}")))
     }
 
     fn writable(&self, file: &Path) -> Result<(), Error> {
@@ -110,10 +106,10 @@ impl Kernel {
         };
         let file = file.display();
         Err(Error::Node(match error.kind() {
-            io::ErrorKind::PermissionDenied => {
+            ErrorKind::PermissionDenied => {
                 format!("{file} may not be written: {}", self.cause_of_denial())
             }
-            io::ErrorKind::ReadOnlyFilesystem => format!(
+            ErrorKind::ReadOnlyFilesystem => format!(
                 "{file} is mounted read-only: mount it writable (`readOnly: false` on the volumeMount)"
             ),
             _ => format!("cannot open {file} ({error}): this kernel loads no policy there"),
@@ -121,35 +117,31 @@ impl Kernel {
     }
 
     fn cause_of_denial(&self) -> String {
-        let own = own_folder(self.proc());
-        let label = ["attr/apparmor/current", "attr/current"]
-            .iter()
-            .find_map(|file| std::fs::read_to_string(own.join(file)).ok())
-            .unwrap_or_default();
-        match label.trim() {
+        let files = LABELS.map(|label| self.own_folder().join(label));
+        let label = files.iter().find_map(|file| read_to_string(file).ok());
+        match label.unwrap_or_default().trim() {
             "unconfined" => "AppArmor does not deny it, since this process is unconfined: look for another security module, or at the mount".to_owned(),
             label => format!("this process' own AppArmor profile, {label}, denies files below /sys: mount securityfs at another path, such as /host/securityfs, and name it with --securityfs"),
         }
     }
-}
 
-/// This process' own folder: in `proc` where that shows this process, which another pid
-/// namespace's does not.
-fn own_folder(proc: &Path) -> PathBuf {
-    let own = proc.join("self");
-    if own.join("status").exists() {
-        own
-    } else {
-        PathBuf::from("/proc/self")
+    /// This process' own folder: in the settings' proc where that shows this process, which another pid
+    /// namespace's does not.
+    fn own_folder(&self) -> PathBuf {
+        let own = self.settings.proc.join("self");
+        match own.join("status").exists() {
+            true => own,
+            false => PathBuf::from("/proc/self"),
+        }
     }
 }
 
 /// The initial user namespace maps all ids to themselves (`user_namespaces(7)`).
 fn initial_namespace(own: &Path) -> Result<(), Error> {
-    let map = std::fs::read_to_string(own.join("uid_map")).unwrap_or_default();
-    let fields: Vec<_> = map.split_whitespace().collect();
+    let map = read_to_string(own.join("uid_map")).unwrap_or_default();
+    let fields = map.split_whitespace();
     // Without the file, the kernel has no user namespaces.
-    if map.is_empty() || fields == ["0", "0", "4294967295"] {
+    if map.is_empty() || fields.eq(["0", "0", "4294967295"]) {
         return Ok(());
     }
     Err(Error::Node("this process is in a user namespace, whose root may not load policy: run without rootless mode, user-namespace remapping, or `hostUsers: false`".to_owned()))
@@ -157,14 +149,12 @@ fn initial_namespace(own: &Path) -> Result<(), Error> {
 
 fn mac_admin(own: &Path) -> Result<(), Error> {
     let file = own.join("status");
-    let status =
-        std::fs::read_to_string(&file).map_err(Error::io(format!("read {}", file.display())))?;
-    let effective = status
-        .lines()
-        .find_map(|line| line.strip_prefix("CapEff:"))
-        .and_then(|set| u64::from_str_radix(set.trim(), 16).ok())
-        .unwrap_or_default();
-    if effective >> MAC_ADMIN & 1 == 1 {
+    let purpose = format!("read {}", file.display());
+    let status = read_to_string(&file).map_err(Error::io(purpose))?;
+    let mut lines = status.lines();
+    let effective = lines.find_map(|line| line.strip_prefix("CapEff:"));
+    let effective = u64::from_str_radix(effective.unwrap_or_default().trim(), 16);
+    if effective.is_ok_and(|set| set >> MAC_ADMIN & 1 == 1) {
         return Ok(());
     }
     Err(Error::Node("this process lacks CAP_MAC_ADMIN: run as root, in a container with `capabilities: {add: [MAC_ADMIN]}`".to_owned()))

@@ -8,6 +8,7 @@ use std::path::Path;
 use rustix::fs::{PROC_SUPER_MAGIC, statfs};
 use rustix::io::Errno;
 
+use super::LABELS;
 use crate::fs;
 use crate::profile::{is_within, printable};
 
@@ -25,7 +26,7 @@ const KERNEL_THREAD: u64 = 0x0020_0000;
 ///
 /// Seen between create and start of a container: `runc:[2:INIT]`; `crun` or, from a file system where
 /// it cannot bind-mount itself, `memfd:crun_clon`. From their source: `youki:[2:INIT]`, `krun`,
-/// `sysbox-runc`, `lxc-start`; systemd's executor is `(NAME)`, see [`is_executor`].
+/// `sysbox-runc`, `lxc-start`; a unit's process of systemd is `(NAME)` before its exec, see [`is_runtime`].
 const RUNTIMES: [&str; 6] = ["runc", "crun", "youki", "krun", "sysbox-runc", "lxc-start"];
 
 /// The result of one look at all processes.
@@ -63,9 +64,9 @@ impl Confined {
     pub(crate) fn profiles(&self) -> impl Iterator<Item = &str> {
         self.names().split("//&").map(|name| {
             // `:NAMESPACE:NAME` or `:NAMESPACE://NAME`
-            name.strip_prefix(':')
-                .and_then(|rest| rest.split_once(':'))
-                .map_or(name, |(_, name)| name.trim_start_matches("//"))
+            let rest = name.strip_prefix(':').unwrap_or_default();
+            let inner = rest.split_once(':').map(|(_, name)| name);
+            inner.map_or(name, |name| name.trim_start_matches("//"))
         })
     }
 
@@ -80,10 +81,8 @@ impl Confined {
 impl Scan {
     /// The processes that use `profile`, each once.
     pub(crate) fn users_of(&self, profile: &str) -> BTreeMap<u32, &str> {
-        let users = self
-            .processes
-            .iter()
-            .filter(|process| process.uses(profile));
+        let processes = self.processes.iter();
+        let users = processes.filter(|process| process.uses(profile));
         users.map(|process| (process.pid, &*process.comm)).collect()
     }
 
@@ -98,10 +97,8 @@ impl Scan {
                 }
             }
         }
-        users
-            .into_iter()
-            .map(|(name, pids)| (name, pids.len()))
-            .collect()
+        let counts = users.into_iter().map(|(name, pids)| (name, pids.len()));
+        counts.collect()
     }
 
     /// The users of `profile`, as in `3 processes (1234 sleep, 1235 sh, …)`; none where there are none.
@@ -128,114 +125,64 @@ impl Scan {
     fn miss(&mut self, reason: String) {
         self.incomplete.get_or_insert(reason);
     }
-}
 
-/// Reads the label of every thread of every process in `proc`.
-pub(crate) fn scan(proc: &Path) -> Scan {
-    let mut scan = Scan::default();
-    if statfs(proc).is_ok_and(|fs| fs.f_type == PROC_SUPER_MAGIC)
-        && let Err(reason) = shows_all(proc)
-    {
-        scan.miss(reason);
-    }
-    // Linux before 5.1 has only the file that all security modules share.
-    let attribute = match proc.join("1/attr/apparmor").exists() {
-        true => "attr/apparmor/current",
-        false => "attr/current",
-    };
-    let mut scanner = Scanner {
-        proc,
-        attribute,
-        scan,
-    };
-    if let Err(error) = scanner.all() {
-        scanner
-            .scan
-            .miss(format!("cannot list {}: {error}", proc.display()));
-    }
-    scanner.scan
-}
-
-struct Scanner<'a> {
-    proc: &'a Path,
-    /// The file with a thread's label, below the thread's folder.
-    attribute: &'static str,
-    scan: Scan,
-}
-
-impl Scanner<'_> {
-    fn all(&mut self) -> io::Result<()> {
-        let shown = self.proc.display();
-        let mut seen = HashSet::new();
-        let mut first_process = false;
+    /// Reads all processes in `proc`, until none is new.
+    fn add_processes(&mut self, proc: &Path) -> io::Result<()> {
+        let shown = proc.display();
+        let first = proc.join("1");
+        let attribute = LABELS.iter().find(|label| first.join(label).exists());
+        let attribute = attribute.unwrap_or(&LABELS[1]);
+        let (mut seen, mut first_process) = (HashSet::new(), false);
         for _ in 0..ROUNDS {
-            let before = seen.len();
-            for (pid, inode) in numbered(self.proc)? {
-                if !seen.insert((pid, inode)) {
-                    continue;
-                }
-                match self.process(pid) {
-                    Ok(read) => first_process |= pid == 1 && read,
-                    Err(error) => {
-                        let reason = "cannot read the label of process";
-                        self.scan
-                            .miss(format!("{reason} {pid} in {shown}: {error}"));
-                    }
-                }
-            }
-            if seen.len() == before {
+            let mut new = numbered(proc)?;
+            new.retain(|process| seen.insert(*process));
+            if new.is_empty() {
                 if !first_process {
-                    self.scan.miss(format!("process 1 is not shown in {shown}"));
+                    self.miss(format!("process 1 is not shown in {shown}"));
                 }
                 return Ok(());
             }
+            for (pid, _) in new {
+                match self.add_process(pid, &proc.join(pid.to_string()), attribute) {
+                    Ok(read) => first_process |= pid == 1 && read,
+                    Err(error) => {
+                        let process = format!("process {pid} in {shown}");
+                        self.miss(format!("cannot read the label of {process}: {error}"));
+                    }
+                }
+            }
         }
-        self.scan
-            .miss(format!("processes start faster than {shown} can be read"));
+        self.miss(format!("processes start faster than {shown} can be read"));
         Ok(())
     }
 
-    /// Whether any thread of the process was still there.
-    fn process(&mut self, pid: u32) -> io::Result<bool> {
-        let folder = self.proc.join(pid.to_string());
+    /// Reads the process in `folder`; whether any thread of it was still there.
+    fn add_process(&mut self, pid: u32, folder: &Path, attribute: &str) -> io::Result<bool> {
         // Before the labels: a runtime has them changed by its exec, which changes the name too.
-        let comm = match Self::read(&folder.join("comm")) {
-            Err(error) if gone(&error) => return Ok(false),
-            comm => comm?,
+        let Some(comm) = unless_ended(read(&folder.join("comm")))? else {
+            return Ok(false);
         };
-        if is_runtime(&comm) || Self::was_started_as_runtime(&folder, &comm) {
-            self.scan.armed.push((pid, comm.clone()));
+        if is_runtime(&comm) || was_started_as_runtime(folder, &comm) {
+            self.armed.push((pid, comm.clone()));
         }
-        let first = self.scan.processes.len();
-        let mut seen = BTreeSet::new();
-        let mut any = false;
+        let (mut seen, mut labels, mut any) = (HashSet::new(), HashSet::new(), false);
         for _ in 0..ROUNDS {
-            let threads = match numbered(&folder.join("task")) {
-                Err(error) if gone(&error) => return Ok(any),
-                threads => threads?,
+            let Some(mut threads) = unless_ended(numbered(&folder.join("task")))? else {
+                return Ok(any);
             };
+            threads.retain(|(thread, _)| seen.insert(*thread));
             // A thread that has gone can have started another one meanwhile.
             let mut vanished = false;
-            for (thread, _) in threads
-                .into_iter()
-                .filter(|(thread, _)| seen.insert(*thread))
-            {
-                let label =
-                    match Self::read(&folder.join(format!("task/{thread}/{}", self.attribute))) {
-                        Err(error) if gone(&error) => {
-                            vanished = true;
-                            continue;
-                        }
-                        label => label?,
-                    };
+            for (thread, _) in threads {
+                let label = read(&folder.join(format!("task/{thread}/{attribute}")));
+                let Some(label) = unless_ended(label)? else {
+                    vanished = true;
+                    continue;
+                };
                 any = true;
-                let known = &self.scan.processes[first..];
-                if label != "unconfined" && known.iter().all(|known| known.label != label) {
-                    self.scan.processes.push(Confined {
-                        pid,
-                        comm: comm.clone(),
-                        label,
-                    });
+                if label != "unconfined" && labels.insert(label.clone()) {
+                    let comm = comm.clone();
+                    self.processes.push(Confined { pid, comm, label });
                 }
             }
             if !vanished {
@@ -246,31 +193,27 @@ impl Scanner<'_> {
             "its threads come and go faster than they can be read",
         ))
     }
-
-    /// A program started by its descriptor is called by that number.
-    fn was_started_as_runtime(folder: &Path, comm: &str) -> bool {
-        if comm.is_empty() || !comm.bytes().all(|byte| byte.is_ascii_digit()) {
-            return false;
-        }
-        let Ok(line) = Self::read(&folder.join("cmdline")) else {
-            return true;
-        };
-        let program = line.split('\0').next().unwrap_or_default();
-        is_runtime(program.rsplit('/').next().unwrap_or_default())
-    }
-
-    /// A file's text without the newline at its end.
-    fn read(file: &Path) -> io::Result<String> {
-        let bytes = fs::read(file, TEXT_BYTES)?;
-        let text = String::from_utf8_lossy(&bytes);
-        Ok(text.trim_end_matches(['\n', '\0']).to_owned())
-    }
 }
 
-/// The process or thread has ended.
-fn gone(error: &io::Error) -> bool {
-    let errno = Errno::from_io_error(error);
-    matches!(errno, Some(Errno::NOENT | Errno::SRCH))
+/// Reads the label of every thread of every process in `proc`.
+pub(crate) fn scan(proc: &Path) -> Scan {
+    let mut scan = Scan::default();
+    if statfs(proc).is_ok_and(|fs| fs.f_type == PROC_SUPER_MAGIC)
+        && let Err(reason) = shows_all(proc)
+    {
+        scan.miss(reason);
+    }
+    if let Err(error) = scan.add_processes(proc) {
+        scan.miss(format!("cannot list {}: {error}", proc.display()));
+    }
+    scan
+}
+
+/// A file's text without the newline at its end.
+fn read(file: &Path) -> io::Result<String> {
+    let bytes = fs::read(file, TEXT_BYTES)?;
+    let text = String::from_utf8_lossy(&bytes);
+    Ok(text.trim_end_matches(['\n', '\0']).to_owned())
 }
 
 /// The entries of a folder that are numbers, with their inodes: a number that is given anew has another
@@ -279,52 +222,60 @@ fn numbered(folder: &Path) -> io::Result<Vec<(u32, u64)>> {
     let mut numbers = Vec::new();
     for entry in std::fs::read_dir(folder)? {
         let entry = entry?;
-        let number = entry
-            .file_name()
-            .to_str()
-            .and_then(|name| name.parse().ok());
-        numbers.extend(number.map(|number| (number, entry.ino())));
+        let name = entry.file_name().into_string().unwrap_or_default();
+        numbers.extend(name.parse().map(|number| (number, entry.ino())));
     }
     Ok(numbers)
+}
+
+/// None where the process or thread has ended.
+fn unless_ended<T>(result: io::Result<T>) -> io::Result<Option<T>> {
+    match result.as_ref().err().and_then(Errno::from_io_error) {
+        Some(Errno::NOENT | Errno::SRCH) => Ok(None),
+        _ => result.map(Some),
+    }
 }
 
 /// Whether a process of this name may be starting a program under a profile.
 fn is_runtime(comm: &str) -> bool {
     let comm = comm.strip_prefix("memfd:").unwrap_or(comm);
+    let is_executor = comm.starts_with('(') && comm.ends_with(')');
+    // They live on and execute nothing.
+    let is_helper = comm.starts_with("(sd-") || comm == "(udev-worker)";
     let ends = |rest: &str| !rest.starts_with(|c: char| c.is_ascii_alphanumeric());
-    is_executor(comm)
-        || RUNTIMES
-            .iter()
-            .any(|runtime| comm.strip_prefix(runtime).is_some_and(ends))
+    let mut rests = RUNTIMES.iter().filter_map(|name| comm.strip_prefix(name));
+    is_executor && !is_helper || rests.any(ends)
 }
 
-/// Whether this is a unit's process of systemd before its exec: `(NAME)`. Its helpers, which live on
-/// and execute nothing, are `(sd-…)` and `(udev-worker)`.
-fn is_executor(comm: &str) -> bool {
-    comm.starts_with('(')
-        && comm.ends_with(')')
-        && !comm.starts_with("(sd-")
-        && comm != "(udev-worker)"
+/// Whether a program started by its descriptor, and so called by that number, may be a runtime.
+fn was_started_as_runtime(folder: &Path, comm: &str) -> bool {
+    if comm.is_empty() || !comm.bytes().all(|byte| byte.is_ascii_digit()) {
+        return false;
+    }
+    let Ok(line) = read(&folder.join("cmdline")) else {
+        return true;
+    };
+    let program = line.split('\0').next().unwrap_or_default();
+    is_runtime(program.rsplit('/').next().unwrap_or_default())
 }
 
 /// Whether the process file system mounted at `proc` shows the whole node.
 fn shows_all(proc: &Path) -> Result<(), String> {
+    let shown = proc.display();
     let mounts = std::fs::read("/proc/self/mountinfo")
         .or_else(|_| std::fs::read(proc.join("self/mountinfo")))
-        .map_err(|error| format!("cannot read how {} is mounted: {error}", proc.display()))?;
-    let path = std::fs::canonicalize(proc)
-        .map_err(|error| format!("cannot resolve {}: {error}", proc.display()))?;
+        .map_err(|error| format!("cannot read how {shown} is mounted: {error}"))?;
+    let path = std::fs::canonicalize(proc);
+    let path = path.map_err(|error| format!("cannot resolve {shown}: {error}"))?;
     mount_shows_all(&String::from_utf8_lossy(&mounts), &path)?;
     // Only the initial pid namespace has the kernel's thread 2.
     let stat = std::fs::read_to_string(proc.join("2/stat")).unwrap_or_default();
     if is_kernel_thread(&stat) {
-        Ok(())
-    } else {
-        Err(format!(
-            "{} shows only the processes of a container: mount the host's /proc and name it with --proc",
-            proc.display()
-        ))
+        return Ok(());
     }
+    Err(format!(
+        "{shown} shows only the processes of a container: mount the host's /proc and name it with --proc"
+    ))
 }
 
 /// `stat` is `PID (COMM) STATE PPID PGRP SESSION TTY TPGID FLAGS …` (`proc_pid_stat(5)`).
@@ -338,45 +289,34 @@ fn is_kernel_thread(stat: &str) -> bool {
 /// Looks at the options of the mount that covers `proc`, in the format of
 /// `proc_pid_mountinfo(5)`: `ID PARENT DEVICE ROOT POINT OPTIONS [TAG…] - TYPE SOURCE OPTIONS`.
 fn mount_shows_all(mountinfo: &str, proc: &Path) -> Result<(), String> {
-    let covering = mountinfo
-        .lines()
-        .filter_map(|line| {
-            let (mount, file_system) = line.split_once(" - ")?;
-            let point = unescape(mount.split(' ').nth(4)?);
-            let depth = Path::new(&point).components().count();
-            proc.starts_with(&point).then_some((depth, file_system))
-        })
-        // Of several at one place the last one is on top, and max_by_key takes the last.
-        .max_by_key(|(depth, _)| *depth);
-    let mut fields = covering.map_or("", |(_, fields)| fields).split(' ');
+    let shown = proc.display();
+    let covering = mountinfo.lines().filter_map(|line| {
+        let (mount, file_system) = line.split_once(" - ")?;
+        let point = unescape(mount.split(' ').nth(4)?);
+        let depth = Path::new(&point).components().count();
+        proc.starts_with(&point).then_some((depth, file_system))
+    });
+    // Of several at one place the last one is on top, and max_by_key takes the last.
+    let mount = covering.max_by_key(|(depth, _)| *depth);
+    let mut fields = mount.map_or("", |(_, fields)| fields).split(' ');
     if fields.next() != Some("proc") {
-        return Err(format!("cannot find the mount of {}", proc.display()));
+        return Err(format!("cannot find the mount of {shown}"));
     }
-    let hiding = fields.nth(1).unwrap_or_default().split(',').find(|option| {
-        match option.strip_prefix("hidepid=") {
-            Some(value) => !matches!(value, "0" | "off"),
-            None => option.starts_with("subset="),
-        }
+    let mut options = fields.nth(1).unwrap_or_default().split(',');
+    let hiding = options.find(|option| match option.strip_prefix("hidepid=") {
+        Some(value) => !matches!(value, "0" | "off"),
+        None => option.starts_with("subset="),
     });
     match hiding {
         None => Ok(()),
         Some(option) => Err(format!(
-            "{} is mounted with {option}, which hides processes: mount it without",
-            proc.display()
+            "{shown} is mounted with {option}, which hides processes: mount it without"
         )),
     }
 }
 
 /// Spaces, tabs, newlines and backslashes stand as three octal digits.
 fn unescape(point: &str) -> String {
-    [
-        ("\\040", " "),
-        ("\\011", "\t"),
-        ("\\012", "\n"),
-        ("\\134", "\\"),
-    ]
-    .iter()
-    .fold(point.to_owned(), |text, (code, character)| {
-        text.replace(code, character)
-    })
+    let point = point.replace("\\040", " ").replace("\\011", "\t");
+    point.replace("\\012", "\n").replace("\\134", "\\")
 }

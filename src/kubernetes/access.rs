@@ -1,20 +1,19 @@
 //! Where the API server is, which token is sent, and which certificates are trusted.
 
-use std::fs::File;
-use std::io::{self, Read as _};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use ureq::http::HeaderValue;
-use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem};
+use ureq::http::{HeaderValue, Uri};
+use ureq::tls::{PemItem, RootCerts, TlsConfig, parse_pem};
 
 use crate::error::Error;
 use crate::profile::{printable, quoted};
 
 /// Where the kubelet mounts a pod's token and `ca.crt`.
 const ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
-/// The bytes of a file of credentials, at most.
-const FILE_LIMIT: u64 = 1024 * 1024;
+/// The hint where there is no such file.
+const OUTSIDE: &str = ": outside of a pod with a ServiceAccount, set --token-file and --ca-file";
 
 /// How to reach the API server, as the user said. What is not said comes from the pod.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -28,10 +27,9 @@ pub(crate) struct Access {
 /// The API server's URL as the kubelet gives it to a pod's processes.
 pub(crate) fn server_of_pod(host: &str, port: Option<&str>) -> String {
     let port = port.unwrap_or("443");
-    if host.contains(':') {
-        format!("https://[{host}]:{port}")
-    } else {
-        format!("https://{host}:{port}")
+    match host.contains(':') {
+        true => format!("https://[{host}]:{port}"),
+        false => format!("https://{host}:{port}"),
     }
 }
 
@@ -42,7 +40,7 @@ pub(super) struct Credentials {
     pub(super) authorization: Option<HeaderValue>,
     /// The token's first characters; a text with these is never shown.
     pub(super) secret: Option<String>,
-    /// Where the certificates of `tls` come from, for messages.
+    /// The hint to where the certificates of `tls` come from.
     pub(super) ca: String,
     pub(super) tls: TlsConfig,
 }
@@ -65,15 +63,15 @@ impl Credentials {
         let mut tls = TlsConfig::builder();
         if is_encrypted(server)? {
             let provider = Arc::new(rustls::crypto::ring::default_provider());
-            tls = tls
-                .unversioned_rustls_crypto_provider(provider)
-                .root_certs(RootCerts::from(certificates(&ca_file)?));
+            tls = tls.unversioned_rustls_crypto_provider(provider);
+            tls = tls.root_certs(certificates(&ca_file)?);
         }
+        let ca_file = ca_file.display();
         Ok(Self {
             server: server.trim_end_matches('/').to_owned(),
-            authorization: token.as_deref().map(bearer).transpose()?,
+            authorization: token.as_deref().map(bearer),
             secret: token.map(|token| token.chars().take(12).collect()),
-            ca: ca_file.display().to_string(),
+            ca: format!("the server's certificate is checked against {ca_file} (--ca-file)"),
             tls: tls.build(),
         })
     }
@@ -86,16 +84,14 @@ fn is_encrypted(server: &str) -> Result<bool, Error> {
         Err(Error::Usage(format!("the API server {server} {reason}")))
     };
     let usable = |c: char| c.is_ascii_graphic() && !"@?#\\\"%".contains(c);
-    let (scheme, rest) = server.split_once("://").unwrap_or_default();
-    let authority = rest.split('/').next().unwrap_or_default();
-    let host = match authority.strip_prefix('[') {
-        Some(rest) => rest.split(']').next().unwrap_or_default(),
-        None => authority.split(':').next().unwrap_or_default(),
-    };
-    match scheme {
-        "https" if !host.is_empty() && server.chars().all(usable) => Ok(true),
-        "http" if ["127.0.0.1", "::1", "localhost"].contains(&host) => Ok(false),
-        "http" => wrong("is not reached by https, and the token could be read on the way"),
+    let uri = Uri::try_from(server).unwrap_or_default();
+    let host = uri.host().filter(|_| server.chars().all(usable));
+    match (uri.scheme_str(), host.unwrap_or_default()) {
+        (Some("http"), "127.0.0.1" | "[::1]" | "localhost") => Ok(false),
+        (Some("http"), _) => {
+            wrong("is not reached by https, and the token could be read on the way")
+        }
+        (Some("https"), host) if !host.is_empty() => Ok(true),
         _ => wrong("is not of the form https://HOST[:PORT]"),
     }
 }
@@ -104,22 +100,20 @@ fn token(file: &Path) -> Result<String, Error> {
     let text = String::from_utf8(contents(file)?).unwrap_or_default();
     let token = text.trim();
     if token.is_empty() || !token.chars().all(|c| c.is_ascii_graphic()) {
-        return Err(unusable(
-            file,
-            "holds no token: give the file of a ServiceAccount's token",
-        ));
+        let reason = "holds no token: give the file of a ServiceAccount's token";
+        return Err(unusable(file, reason));
     }
     Ok(token.to_owned())
 }
 
-fn bearer(token: &str) -> Result<HeaderValue, Error> {
-    let mut value = HeaderValue::try_from(format!("Bearer {token}"))
-        .map_err(|_| Error::Source("the token cannot be sent".to_owned()))?;
+fn bearer(token: &str) -> HeaderValue {
+    let value = HeaderValue::try_from(format!("Bearer {token}"));
+    let mut value = value.expect("a token's characters are graphic");
     value.set_sensitive(true);
-    Ok(value)
+    value
 }
 
-fn certificates(file: &Path) -> Result<Vec<Certificate<'static>>, Error> {
+fn certificates(file: &Path) -> Result<RootCerts, Error> {
     let pem = contents(file)?;
     let items = parse_pem(&pem).filter_map(|item| match item {
         Ok(PemItem::Certificate(certificate)) => Some(certificate),
@@ -129,7 +123,7 @@ fn certificates(file: &Path) -> Result<Vec<Certificate<'static>>, Error> {
     if found.is_empty() {
         return Err(unusable(file, "holds no certificate in PEM format"));
     }
-    Ok(found)
+    Ok(RootCerts::from(found))
 }
 
 fn unusable(file: &Path, reason: &str) -> Error {
@@ -137,16 +131,11 @@ fn unusable(file: &Path, reason: &str) -> Error {
 }
 
 fn contents(file: &Path) -> Result<Vec<u8>, Error> {
-    let mut bytes = Vec::new();
-    let read = File::open(file).and_then(|open| open.take(FILE_LIMIT).read_to_end(&mut bytes));
-    read.map_err(|error| {
+    std::fs::read(file).map_err(|error| {
         let hint = match error.kind() {
-            io::ErrorKind::NotFound => {
-                ": outside of a pod with a ServiceAccount, set --token-file and --ca-file"
-            }
+            io::ErrorKind::NotFound => OUTSIDE,
             _ => "",
         };
         unusable(file, &format!("cannot be read: {error}{hint}"))
-    })?;
-    Ok(bytes)
+    })
 }

@@ -4,7 +4,6 @@
 
 use std::hash::{BuildHasher as _, RandomState};
 use std::io::{self, BufReader};
-use std::rc::Rc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -17,6 +16,7 @@ use ureq::http::{Method, Request, Response};
 use ureq::{Agent, Body};
 
 use super::access::{Access, Credentials};
+use super::{Metadata, Object};
 use crate::error::Error;
 use crate::profile::printable;
 
@@ -78,11 +78,17 @@ enum Trouble {
     Passing(String, Option<Duration>),
 }
 
-/// The API server. Clones share connections.
-#[derive(Clone)]
+/// The end of all tries, of one try, and of what HTTP has to do with it.
+pub(crate) type Answer<T> = Result<T, Failure>;
+type Try<T> = Result<T, Trouble>;
+type Exchange = Result<Response<Body>, ureq::Error>;
+/// A change to an object: a method, a media type and a document.
+type Edit<'a> = (&'a Method, &'a str, &'a Value);
+
+/// The API server.
 pub(crate) struct Client {
     agent: Agent,
-    credentials: Rc<Credentials>,
+    credentials: Credentials,
     deadline: Instant,
 }
 
@@ -105,7 +111,7 @@ impl Client {
             .build();
         Ok(Self {
             agent: Agent::new_with_config(config),
-            credentials: Rc::new(credentials),
+            credentials,
             deadline,
         })
     }
@@ -114,37 +120,25 @@ impl Client {
     ///
     /// # Errors
     /// Anything that keeps it from being read completely.
-    pub(crate) fn get<T: DeserializeOwned>(&self, path: &str, accept: &str) -> Result<T, Failure> {
-        self.send(&Method::GET, path, accept, None)
+    pub(crate) fn get<T: DeserializeOwned>(&self, path: &str, accept: &str) -> Answer<T> {
+        self.send(path, accept, None)
     }
 
     /// The metadata of all objects with these labels, at most `most`, as of one moment.
     ///
     /// # Errors
     /// Anything that keeps the list from being read completely, and more than `most`.
-    pub(crate) fn list<T: DeserializeOwned>(
-        &self,
-        path: &str,
-        labels: &str,
-        most: usize,
-    ) -> Result<Vec<T>, Failure> {
+    pub(crate) fn list(&self, path: &str, labels: &str, most: usize) -> Answer<Vec<Metadata>> {
         #[derive(Deserialize)]
-        struct Page<T> {
+        struct Page {
             #[serde(default)]
-            metadata: Place,
-            items: Vec<T>,
-        }
-        #[derive(Default, Deserialize)]
-        #[serde(default)]
-        struct Place {
-            /// Where the next page starts; empty at the end.
-            r#continue: String,
+            metadata: Metadata,
+            items: Vec<Object>,
         }
         let first = format!("{path}?labelSelector={}&limit={PAGE}", encoded(labels));
         let (mut restarts, mut found, mut page) = (0, Vec::new(), first.clone());
         loop {
-            let answer = self.send(&Method::GET, &page, METADATA_LIST, None);
-            let mut answer: Page<T> = match answer {
+            let answer: Page = match self.send(&page, METADATA_LIST, None) {
                 Err(failure) if failure.status == Some(410) && restarts < RESTARTS => {
                     restarts += 1;
                     found.clear();
@@ -153,161 +147,127 @@ impl Client {
                 }
                 answer => answer?,
             };
-            found.append(&mut answer.items);
+            found.extend(answer.items.into_iter().map(|item| item.metadata));
             if found.len() > most {
-                return Err(
-                    self.failure(path, &format!("there are more than {most}: select fewer"))
-                );
+                let reason = format!("there are more than {most}: select fewer");
+                return Err(self.failure(path, &reason));
             }
-            if answer.metadata.r#continue.is_empty() {
+            let place = answer.metadata.r#continue;
+            if place.is_empty() {
                 return Ok(found);
             }
-            page = format!("{first}&continue={}", encoded(&answer.metadata.r#continue));
+            page = format!("{first}&continue={}", encoded(&place));
         }
     }
 
-    /// Creates or changes an object: tries until there is a final answer, or the deadline leaves no room
-    /// for another try. `body` is a media type and a document.
+    /// Creates or changes an object.
     ///
     /// # Errors
     /// Anything that keeps it from being done. 409 for a creation also if an earlier try did it and its
     /// answer was lost; 422 if a test in a JSON patch does not hold.
-    pub(crate) fn send<T: DeserializeOwned>(
-        &self,
-        method: &Method,
-        path: &str,
-        accept: &str,
-        body: Option<(&str, &Value)>,
-    ) -> Result<T, Failure> {
+    pub(super) fn write<T: DeserializeOwned>(&self, path: &str, edit: Edit<'_>) -> Answer<T> {
+        self.send(path, METADATA, Some(edit))
+    }
+
+    /// Tries until there is a final answer, or the deadline leaves no room for another try.
+    fn send<T: DeserializeOwned>(&self, path: &str, accept: &str, edit: Option<Edit>) -> Answer<T> {
         let mut tries = 0;
         loop {
-            let left = self.deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return Err(self.failure(path, "the deadline of the pass is over"));
-            }
-            let (reason, after) = match self.once(method, path, accept, body, left) {
+            let (reason, after) = match self.once(path, accept, edit) {
                 Ok(answer) => return Ok(answer),
                 Err(Trouble::Final(failure)) => return Err(failure),
                 Err(Trouble::Passing(reason, after)) => (reason, after),
             };
             let pause = after.map_or_else(|| backoff(tries), |after| after + backoff(0));
             tries += 1;
-            if pause >= self.deadline.saturating_duration_since(Instant::now()) {
+            if pause >= self.left() {
                 let reason = format!(
                     "{reason} (tries: {tries}; the deadline of the pass is near): is the API server up, and reached from here?"
                 );
                 return Err(self.failure(path, &reason));
             }
-            log::debug!(
-                "{}",
-                self.line(path, &format!("{reason}: again in {pause:?}"))
-            );
+            let line = self.line(path, &format!("{reason}: again in {pause:?}"));
+            log::debug!("{line}");
             thread::sleep(pause);
         }
     }
 
-    fn once<T: DeserializeOwned>(
-        &self,
-        method: &Method,
-        path: &str,
-        accept: &str,
-        body: Option<(&str, &Value)>,
-        left: Duration,
-    ) -> Result<T, Trouble> {
-        let mut request = Request::builder()
-            .method(method)
-            .uri(format!("{}{path}", self.credentials.server))
-            .header(ACCEPT, accept);
-        if let Some(authorization) = &self.credentials.authorization {
-            request = request.header(AUTHORIZATION, authorization);
+    /// The time to the deadline.
+    fn left(&self) -> Duration {
+        self.deadline.saturating_duration_since(Instant::now())
+    }
+
+    fn once<T: DeserializeOwned>(&self, path: &str, accept: &str, edit: Option<Edit>) -> Try<T> {
+        let left = self.left();
+        if left.is_zero() {
+            return Err(self.give_up(path, "the deadline of the pass is over"));
         }
         // Half of the time left, so that a silent server leaves time for another try.
         let time = (left / 2).max(LEAST_TRY).min(left);
-        let sent = match body {
-            Some((media_type, document)) => {
-                let request = request.header(CONTENT_TYPE, media_type);
-                self.run(request.body(document.to_string()), time)
-            }
-            None => self.run(request.body(()), time),
-        };
-        let mut response = sent.map_err(|error| self.trouble(path, error))?;
+        let answer = self.exchange(path, accept, edit, time);
+        let mut response = answer.map_err(|error| self.trouble(path, error))?;
         if !response.status().is_success() {
             return Err(self.refusal(path, &mut response));
         }
-        let body = response
-            .body_mut()
-            .with_config()
-            .limit(ANSWER_BYTES)
-            .reader();
-        serde_json::from_reader(BufReader::new(body)).map_err(|error| {
+        let body = response.body_mut().with_config().limit(ANSWER_BYTES);
+        serde_json::from_reader(BufReader::new(body.reader())).map_err(|error| {
             if error.is_io() {
                 self.trouble(path, io::Error::from(error).into())
             } else if error.is_eof() {
                 Trouble::Passing("the answer was cut".to_owned(), None)
             } else {
                 let place = format!("line {} column {}", error.line(), error.column());
-                self.give_up(
-                    path,
-                    &format!("the answer makes no sense at {place}: {WHICH_SERVER}"),
-                )
+                let reason = format!("the answer makes no sense at {place}: {WHICH_SERVER}");
+                self.give_up(path, &reason)
             }
         })
     }
 
-    fn run<B: ureq::AsSendBody>(
-        &self,
-        request: Result<Request<B>, ureq::http::Error>,
-        time: Duration,
-    ) -> Result<Response<Body>, ureq::Error> {
-        let request = self.agent.configure_request(request?);
+    /// Sends one request; `time` is that for all of the answer.
+    fn exchange(&self, path: &str, accept: &str, edit: Option<Edit>, time: Duration) -> Exchange {
+        let uri = format!("{}{path}", self.credentials.server);
+        let mut request = Request::builder().uri(uri).header(ACCEPT, accept);
+        if let Some(authorization) = &self.credentials.authorization {
+            request = request.header(AUTHORIZATION, authorization);
+        }
+        let Some((method, media_type, document)) = edit else {
+            let request = self.agent.configure_request(request.body(())?);
+            return self.agent.run(request.timeout_global(Some(time)).build());
+        };
+        let request = request.method(method).header(CONTENT_TYPE, media_type);
+        let request = request.body(document.to_string())?;
+        let request = self.agent.configure_request(request);
         self.agent.run(request.timeout_global(Some(time)).build())
     }
 
     /// The meaning of an answer other than success: the server's own words where it has some.
     fn refusal(&self, path: &str, response: &mut Response<Body>) -> Trouble {
-        #[derive(Default, Deserialize)]
-        #[serde(default)]
-        struct Status {
-            reason: String,
-            message: String,
-            details: Details,
-        }
-        #[derive(Default, Deserialize)]
-        #[serde(default)]
-        struct Details {
-            name: String,
-        }
-        let code = response.status();
-        if code.as_u16() == 429 || (code.is_server_error() && code.as_u16() != 501) {
+        let (status, code) = (response.status(), response.status().as_u16());
+        if code == 429 || (status.is_server_error() && code != 501) {
             let after = response.headers().get(RETRY_AFTER);
             let seconds = after.and_then(|after| after.to_str().ok()?.trim().parse().ok());
             let after = seconds.map(|seconds: u32| Duration::from_secs(seconds.into()));
-            return Trouble::Passing(code.to_string(), after);
+            return Trouble::Passing(status.to_string(), after);
         }
-        let body = response
-            .body_mut()
-            .with_config()
-            .limit(64 * 1024)
-            .read_to_vec();
-        let status = body
-            .ok()
-            .and_then(|body| serde_json::from_slice(&body).ok());
-        let status: Status = status.unwrap_or_default();
+        // A `Status` object, if the API itself answers.
+        let body = response.body_mut().with_config().limit(64 * 1024);
+        let answer: Value = serde_json::from_reader(body.reader()).unwrap_or_default();
+        let message = answer["message"].as_str().unwrap_or_default();
         let secret = self.credentials.secret.as_deref();
-        let repeats_token = secret.is_some_and(|secret| status.message.contains(secret));
-        let reason = match code.as_u16() {
+        let repeats_token = secret.is_some_and(|secret| message.contains(secret));
+        let reason = match code {
             300..=399 => "a redirect, which is not followed with a token: correct --api-server",
-            _ if !status.message.is_empty() && !repeats_token => &status.message,
+            _ if !message.is_empty() && !repeats_token => message,
             401 => "the API server does not accept the token: is it expired, or another cluster's?",
             404 => WHICH_SERVER,
             _ => "the API server gives no reason",
         };
+        let name = answer["details"]["name"].as_str().unwrap_or_default();
+        let is_named = path.ends_with(&format!("/{name}"));
         Trouble::Final(Failure {
-            status: Some(code.as_u16()),
-            is_missing: code.as_u16() == 404
-                && status.reason == "NotFound"
-                && path.ends_with(&format!("/{}", status.details.name)),
-            line: self.line(path, &format!("{code}: {reason}")),
+            status: Some(code),
+            is_missing: code == 404 && answer["reason"] == "NotFound" && is_named,
+            line: self.line(path, &format!("{status}: {reason}")),
         })
     }
 
@@ -319,25 +279,22 @@ impl Client {
             _ => None,
         };
         if let Some(tls) = tls {
-            let ca = &self.credentials.ca;
             let hint = match tls {
-                rustls::Error::InvalidCertificate(_) => {
-                    format!("the server's certificate is checked against {ca} (--ca-file)")
-                }
-                _ => "is --api-server an https server?".to_owned(),
+                rustls::Error::InvalidCertificate(_) => &self.credentials.ca,
+                _ => "is --api-server an https server?",
             };
             return self.give_up(path, &format!("TLS: {tls}: {hint}"));
         }
-        match error {
+        let text = error.to_string();
+        let reason = match error {
             ureq::Error::Io(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
-                Trouble::Passing("the server closed the connection".to_owned(), None)
+                "the server closed the connection"
             }
-            ureq::Error::Timeout(_) => Trouble::Passing("no answer in time".to_owned(), None),
-            ureq::Error::Io(_) | ureq::Error::HostNotFound | ureq::Error::ConnectionFailed => {
-                Trouble::Passing(error.to_string(), None)
-            }
-            error => self.give_up(path, &format!("{error}: {WHICH_SERVER}")),
-        }
+            ureq::Error::Timeout(_) => "no answer in time",
+            ureq::Error::Io(_) | ureq::Error::HostNotFound | ureq::Error::ConnectionFailed => &text,
+            _ => return self.give_up(path, &format!("{text}: {WHICH_SERVER}")),
+        };
+        Trouble::Passing(reason.to_owned(), None)
     }
 
     /// That an answer cannot be used: why.

@@ -4,7 +4,7 @@ use serde::de::IgnoredAny;
 use serde_json::{Value, json};
 use ureq::http::Method;
 
-use super::client::{Client, Failure, JSON, METADATA};
+use super::client::{Answer, Client, JSON};
 use crate::outcome::{Kind, Outcome, Severity, about};
 use crate::profile::{Digest, printable};
 use crate::time::Time;
@@ -29,24 +29,18 @@ pub(crate) struct Subject<'a> {
 ///
 /// # Errors
 /// The first event that could not be written; those behind it are not tried.
-pub(crate) fn send(
-    client: &Client,
-    subject: &Subject<'_>,
-    mut news: Vec<Outcome>,
-    now: Time,
-) -> Result<(), Failure> {
+pub(crate) fn send(client: &Client, subject: &Subject, mut news: Vec<Outcome>) -> Answer<()> {
+    let now = Time::now();
     news.sort_by_key(|outcome| std::cmp::Reverse(outcome.severity));
     if news.len() > MOST {
         let rest = news.split_off(MOST - 1);
-        let message = format!(
-            "{} more: see armorer status on the node, or its log",
-            rest.len()
-        );
+        let count = rest.len();
+        let message = format!("{count} more: see armorer status on the node, or its log");
         news.push(Outcome::new("", rest[0].kind, message));
     }
     for outcome in news {
         let event = event(subject, &outcome, now);
-        match client.send::<IgnoredAny>(&Method::POST, PATH, METADATA, Some((JSON, &event))) {
+        match client.write::<IgnoredAny>(PATH, (&Method::POST, JSON, &event)) {
             // An earlier try created it, and its answer was lost.
             Err(failure) if failure.status == Some(409) => {}
             sent => drop(sent?),
@@ -68,7 +62,7 @@ fn event(subject: &Subject<'_>, outcome: &Outcome, now: Time) -> Value {
         (true, ..) => "ProfileRepaired".to_owned(),
         (_, "", Kind::Failed) => "PassFailed".to_owned(),
         (_, "", _) => "MoreOutcomes".to_owned(),
-        _ => reason(outcome.kind),
+        (_, _, kind) => format!("Profile{kind:?}"),
     };
     let now = now.to_string();
     let parts = [subject.set, profile, outcome.kind.word(), message, &now];
@@ -89,12 +83,6 @@ fn event(subject: &Subject<'_>, outcome: &Outcome, now: Time) -> Value {
         "reportingController": "armorer",
         "reportingInstance": cut(subject.instance, INSTANCE),
     })
-}
-
-/// `ProfileLoad`, `ProfileRefused`: the outcome's word.
-fn reason(kind: Kind) -> String {
-    let (first, rest) = kind.word().split_at(1);
-    format!("Profile{}{rest}", first.to_ascii_uppercase())
 }
 
 /// At most the first `bytes` bytes of `text`.

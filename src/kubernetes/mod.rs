@@ -25,7 +25,13 @@ pub(crate) struct Settings {
     pub(crate) label_node: bool,
 }
 
-/// What every object has.
+/// An object of any kind.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Object {
+    pub(crate) metadata: Metadata,
+}
+
+/// What every object and every list has.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub(crate) struct Metadata {
@@ -33,6 +39,8 @@ pub(crate) struct Metadata {
     pub(crate) namespace: String,
     pub(crate) uid: String,
     pub(crate) resource_version: String,
+    /// Of a list, where its next page starts; empty at the end.
+    pub(crate) r#continue: String,
 }
 
 /// Whether `name` can be a Kubernetes object's: RFC 1123 labels with dots between them.
@@ -42,11 +50,8 @@ pub(crate) fn is_dns(name: &str) -> bool {
 
 /// Whether `label` is one RFC 1123 label, as a namespace's name is.
 pub(crate) fn is_dns_label(label: &str) -> bool {
-    let mut bytes = label.bytes();
-    (1..=63).contains(&label.len())
-        && !label.starts_with('-')
-        && !label.ends_with('-')
-        && bytes.all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+    let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+    (1..=63).contains(&label.len()) && label.trim_matches('-') == label && label.bytes().all(plain)
 }
 
 #[cfg(test)]

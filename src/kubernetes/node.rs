@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use ureq::http::Method;
 
-use super::client::{Client, Failure, JSON, JSON_PATCH, MERGE_PATCH, METADATA};
-use super::{Metadata, is_dns};
+use super::client::{Answer, Client, JSON, JSON_PATCH, MERGE_PATCH};
+use super::{Metadata, Object, is_dns, is_dns_label};
 
 /// How often another program may change the taints between our look and our change.
 const TRIES: u32 = 5;
@@ -37,17 +37,11 @@ pub(crate) struct Labels {
 /// Whether `text` can be a taint's key: a name of at most 63 characters, perhaps with a domain and a
 /// slash before it.
 pub(crate) fn is_key(text: &str) -> bool {
-    let name = match text.split_once('/') {
-        Some((domain, name)) if is_dns(domain) => name,
-        Some(_) => return false,
-        None => text,
-    };
-    let is_end = |c: Option<char>| c.is_some_and(|c| c.is_ascii_alphanumeric());
-    let mut chars = name.chars();
-    name.len() <= 63
-        && is_end(name.chars().next())
-        && is_end(name.chars().last())
-        && chars.all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
+    let parts = text.split_once('/');
+    let (domain, name) = parts.map_or((None, text), |(domain, name)| (Some(domain), name));
+    // A name is a label that may also hold capitals, dots and underscores.
+    let label = name.to_ascii_lowercase().replace(['.', '_'], "-");
+    domain.is_none_or(is_dns) && is_dns_label(&label)
 }
 
 #[derive(Debug, Deserialize)]
@@ -63,10 +57,6 @@ struct Spec {
     taints: Vec<Value>,
 }
 
-fn path(node: &str) -> String {
-    format!("/api/v1/nodes/{node}")
-}
-
 /// Takes the taint `key` from the node, unless `memo` says that it was taken from this very object in
 /// this boot. Returns the node's uid, and whether there was a taint to take.
 ///
@@ -77,8 +67,8 @@ pub(crate) fn clear_taint(
     node: &str,
     key: &str,
     memo: &Memo,
-) -> Result<(String, bool), Failure> {
-    let path = path(node);
+) -> Answer<(String, bool)> {
+    let path = format!("/api/v1/nodes/{node}");
     let mut tries = 0;
     loop {
         let found: Node = client.get(&path, JSON)?;
@@ -88,8 +78,7 @@ pub(crate) fn clear_taint(
             return Ok((uid, tries > 0));
         };
         tries += 1;
-        let body = Some((JSON_PATCH, &patch));
-        match client.send::<IgnoredAny>(&Method::PATCH, &path, METADATA, body) {
+        match client.write::<IgnoredAny>(&path, (&Method::PATCH, JSON_PATCH, &patch)) {
             // A test did not hold: another program changed the taints meanwhile.
             Err(failure) if failure.status == Some(422) && tries < TRIES => {}
             sent => return sent.map(|_| (uid, true)),
@@ -104,8 +93,7 @@ fn untaint(uid: &str, taints: &[Value], key: &str) -> Option<Value> {
     let ours: Vec<_> = taints.filter(|(_, taint)| taint["key"] == key).collect();
     let mut operations = vec![json!({"op": "test", "path": "/metadata/uid", "value": uid})];
     for (n, taint) in &ours {
-        let path = format!("/spec/taints/{n}");
-        operations.push(json!({"op": "test", "path": path, "value": taint}));
+        operations.push(json!({"op": "test", "path": format!("/spec/taints/{n}"), "value": taint}));
     }
     // The last first: each removal moves those behind it.
     for (n, _) in ours.iter().rev() {
@@ -118,12 +106,7 @@ fn untaint(uid: &str, taints: &[Value], key: &str) -> Option<Value> {
 ///
 /// # Errors
 /// Anything that keeps them from being written.
-pub(crate) fn label(
-    client: &Client,
-    node: &str,
-    set: &str,
-    labels: &Labels,
-) -> Result<String, Failure> {
+pub(crate) fn label(client: &Client, node: &str, set: &str, labels: &Labels) -> Answer<String> {
     let suffix = match set {
         "default" => String::new(),
         set => format!(".{set}"),
@@ -132,11 +115,7 @@ pub(crate) fn label(
         format!("armorer/state{suffix}"): labels.state,
         format!("armorer/profiles{suffix}"): labels.profiles,
     }}});
-    let answer: Node = client.send(
-        &Method::PATCH,
-        &path(node),
-        METADATA,
-        Some((MERGE_PATCH, &patch)),
-    )?;
+    let path = format!("/api/v1/nodes/{node}");
+    let answer: Object = client.write(&path, (&Method::PATCH, MERGE_PATCH, &patch))?;
     Ok(answer.metadata.uid)
 }

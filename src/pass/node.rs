@@ -134,7 +134,7 @@ impl<'a> Node<'a> {
             instance,
             set: self.set,
         };
-        let sent = |client| Ok(events::send(&client, &subject, news, Time::now())?);
+        let sent = |client| Ok(events::send(&client, &subject, news)?);
         if let Err(error) = self.client().and_then(sent) {
             log::warn!(action = "event"; "not all events are written: {error}");
         }

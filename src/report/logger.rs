@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io::{IsTerminal as _, Write as _};
 
 use env_logger::{Builder, Target};
-use log::kv::{Key, Value, VisitSource};
+use log::kv::Key;
 use log::{LevelFilter, Record};
 
 use crate::outcome::{Outcome, Severity};
@@ -29,12 +29,10 @@ pub(crate) fn start(json: bool) {
             log::Level::Warn => "warning: ",
             _ => "",
         };
-        let time = if plain {
-            String::new()
-        } else {
-            format!("{} ", Time::now())
-        };
-        writeln!(out, "{time}{level}{}", record.args())
+        match plain {
+            true => writeln!(out, "{level}{}", record.args()),
+            false => writeln!(out, "{} {level}{}", Time::now(), record.args()),
+        }
     });
     // A second start in one process would be a bug, and the first log serves as well.
     let _ = builder.try_init();
@@ -57,18 +55,14 @@ pub(crate) fn outcome(outcome: &Outcome) {
 
 /// One event: time, level, message, and its names (profile, action, reason).
 fn event(record: &Record) -> String {
-    struct Fields(BTreeMap<String, String>);
-    impl<'kvs> VisitSource<'kvs> for Fields {
-        fn visit_pair(&mut self, key: Key<'kvs>, value: Value<'kvs>) -> Result<(), log::kv::Error> {
-            self.0.insert(key.to_string(), value.to_string());
-            Ok(())
-        }
+    let mut fields = BTreeMap::from([
+        ("time", Time::now().to_string()),
+        ("level", record.level().as_str().to_lowercase()),
+        ("message", record.args().to_string()),
+    ]);
+    for name in ["profile", "action", "reason"] {
+        let value = record.key_values().get(Key::from(name));
+        fields.extend(value.map(|value| (name, value.to_string())));
     }
-    let mut fields = Fields(BTreeMap::from([
-        ("time".into(), Time::now().to_string()),
-        ("level".into(), record.level().as_str().to_lowercase()),
-        ("message".into(), record.args().to_string()),
-    ]));
-    let _ = record.key_values().visit(&mut fields);
-    serde_json::to_string(&fields.0).expect("strings")
+    serde_json::to_string(&fields).expect("strings")
 }

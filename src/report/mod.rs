@@ -63,15 +63,8 @@ impl Report {
     pub(crate) fn to_text(&self) -> String {
         let mut lines: Vec<String> = self.outcomes.iter().map(ToString::to_string).collect();
         lines.extend(self.remarks.iter().map(|remark| format!("note: {remark}")));
-        let counts = self.counts(|kind| {
-            let to = if kind.is_write() { "to " } else { "" };
-            format!("{to}{kind}")
-        });
-        lines.push(if counts.is_empty() {
-            "nothing to do".to_owned()
-        } else {
-            counts
-        });
+        let total = self.counts("to ");
+        lines.push(total.unwrap_or_else(|| "nothing to do".to_owned()));
         lines.join("\n") + "\n"
     }
 
@@ -81,16 +74,18 @@ impl Report {
         outcomes.any(|outcome| outcome.severity == Severity::Done)
     }
 
-    /// `2 load, 1 deferred`.
-    fn counts(&self, word: impl Fn(Kind) -> String) -> String {
+    /// As in `2 load, 1 deferred`, with `to` before each change of the kernel; none where there is no
+    /// outcome.
+    fn counts(&self, to: &str) -> Option<String> {
         let mut counts = BTreeMap::<Kind, usize>::new();
         for outcome in &self.outcomes {
             *counts.entry(outcome.kind).or_default() += 1;
         }
-        let words = counts
-            .iter()
-            .map(|(kind, count)| format!("{count} {}", word(*kind)));
-        words.collect::<Vec<_>>().join(", ")
+        let words = counts.iter().map(|(kind, count)| {
+            let to = if kind.is_write() { to } else { "" };
+            format!("{count} {to}{kind}")
+        });
+        (!counts.is_empty()).then(|| words.collect::<Vec<_>>().join(", "))
     }
 
     const fn result(&self) -> &'static str {
@@ -148,26 +143,27 @@ impl fmt::Display for Report {
         const SHOWN: usize = 3;
         let count = self.in_force.len();
         let plural = if count == 1 { "" } else { "s" };
-        write!(f, "{}: {count} profile{plural} in force", self.result())?;
-        let counts = self.counts(|kind| kind.word().to_owned());
-        if !counts.is_empty() {
-            write!(f, "; {counts}")?;
+        let summary = format!("{}: {count} profile{plural} in force", self.result());
+        let mut parts: Vec<String> = [summary].into_iter().chain(self.counts("")).collect();
+        let mut problems = Vec::new();
+        for (name, problem) in self.set.problems.iter().take(SHOWN) {
+            problems.push(format!("{} {}", printable(name), problem.kind));
         }
-        let problems = self.set.problems.iter().take(SHOWN);
-        let mut words: Vec<String> = problems
-            .map(|(name, problem)| format!("{} {}", printable(name), problem.kind))
-            .collect();
-        if self.set.problems.len() > SHOWN {
-            words.push(format!("{} more", self.set.problems.len() - SHOWN));
+        let more = self.set.problems.len() - problems.len();
+        problems.extend((more > 0).then(|| format!("{more} more")));
+        if !problems.is_empty() {
+            parts.push(format!("problems: {}", problems.join(", ")));
         }
-        if !words.is_empty() {
-            write!(f, "; problems: {}", words.join(", "))?;
-        }
-        for remark in &self.remarks {
-            write!(f, "; {remark}")?;
-        }
-        Ok(())
+        parts.extend_from_slice(&self.remarks);
+        f.write_str(&parts.join("; "))
     }
+}
+
+/// The kind of what makes `name` not simply in force: a problem, or a removal that waits.
+pub(crate) fn standing(set: &Set, name: &str) -> Option<Kind> {
+    let problem = set.problems.get(name).map(|problem| problem.kind);
+    let unwanted = set.owned.get(name).and_then(|owned| owned.unwanted);
+    problem.or(unwanted.map(|_| Kind::Deferred))
 }
 
 /// Every name of `set` that is shown: desired, owned, or with a problem; children and hats count with

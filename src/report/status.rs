@@ -83,12 +83,10 @@ impl Status {
     /// Forgets what belongs to another boot.
     pub(crate) fn enter_boot(&mut self, boot_id: &str) {
         if self.boot_id != boot_id {
-            let (last_pass, last_converged) =
-                (std::mem::take(&mut self.last_pass), self.last_converged);
             *self = Self {
                 boot_id: boot_id.to_owned(),
-                last_pass,
-                last_converged,
+                last_pass: std::mem::take(&mut self.last_pass),
+                last_converged: self.last_converged,
                 ..Self::default()
             };
         }
@@ -102,14 +100,10 @@ impl Status {
         enforcing: bool,
         result: &Result<Report, Error>,
     ) {
-        let (exit, ready, clean, summary) = match result {
-            Ok(report) => (
-                report.exit,
-                report.is_ready(),
-                report.is_clean(),
-                report.to_string(),
-            ),
-            Err(error) => (error.exit(), false, false, error.chain()),
+        let report = result.as_ref().ok();
+        let (exit, summary) = match result {
+            Ok(report) => (report.exit, report.to_string()),
+            Err(error) => (error.exit(), error.chain()),
         };
         match exit {
             Exit::Converged => {
@@ -119,19 +113,17 @@ impl Status {
             Exit::Incomplete => self.passes.incomplete += 1,
             _ => self.passes.failed += 1,
         }
-        let milliseconds = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
-        let exit = exit as u8;
         self.last_pass = LastPass {
             ended,
-            milliseconds,
-            exit,
-            ready,
-            clean,
+            milliseconds: took.as_millis().try_into().unwrap_or(u64::MAX),
+            exit: exit as u8,
+            ready: report.is_some_and(Report::is_ready),
+            clean: report.is_some_and(Report::is_clean),
             enforcing,
             summary,
         };
         self.schema = SCHEMA;
-        self.state = result.as_ref().ok().and_then(|report| report.saved);
+        self.state = report.and_then(|report| report.saved);
     }
 
     /// Writes it. A status that cannot be written fails no pass: it makes the probe not ready.

@@ -4,28 +4,28 @@
 //! little more than that.
 
 use std::collections::BTreeMap;
-use std::fmt;
 
 use percent_encoding::percent_decode_str;
 use serde::Deserialize;
 
-use super::{Found, Known, Limits, text};
+use super::{Found, Known, Limits, Text, text};
 use crate::desired::RawProfile;
 use crate::error::Error;
-use crate::kubernetes::client::{Client, Failure, JSON, METADATA};
+use crate::kubernetes::client::{Answer, Client, JSON, METADATA};
 use crate::kubernetes::{Metadata, is_dns, is_dns_label};
 use crate::outcome::Refusal;
-use crate::profile::{Digest, is_skipped, quoted};
+use crate::profile::{Digest, is_skipped};
 use crate::state::{Object, Version};
 
-const SCHEME: &str = "configmap://";
+pub(super) const SCHEME: &str = "configmap://";
 /// A selection is read anew this often when a ConfigMap went away meanwhile.
 const RETRIES: u32 = 3;
 
 /// One ConfigMap, or those with certain labels in a namespace.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct ConfigMaps {
-    written: String,
+    /// As the user wrote it.
+    pub(super) written: String,
     namespace: String,
     chosen: Chosen,
 }
@@ -37,33 +37,20 @@ enum Chosen {
 }
 
 impl ConfigMaps {
-    /// Takes `configmap://NAMESPACE/NAME` or `configmap://NAMESPACE?selector=KEY%3DVALUE`; none for
-    /// another scheme.
-    ///
-    /// # Errors
-    /// [`Error::Usage`] if it is neither.
-    pub(super) fn parse(text: &str) -> Result<Option<Self>, Error> {
-        let Some(rest) = text.strip_prefix(SCHEME) else {
-            return Ok(None);
+    /// Takes `configmap://NAMESPACE/NAME` or `configmap://NAMESPACE?selector=KEY%3DVALUE`; nothing else.
+    pub(super) fn parse(text: &str) -> Option<Self> {
+        let rest = text.strip_prefix(SCHEME)?;
+        let (namespace, chosen) = if let Some((namespace, query)) = rest.split_once('?') {
+            (namespace, Chosen::Selector(selector(query)?))
+        } else {
+            let (namespace, name) = rest.split_once('/').filter(|(_, name)| is_dns(name))?;
+            (namespace, Chosen::Name(name.to_owned()))
         };
-        let chosen = match rest.split_once('?') {
-            Some((namespace, query)) => selector(query).map(|chosen| (namespace, chosen)),
-            None => rest
-                .split_once('/')
-                .filter(|(_, name)| is_dns(name))
-                .map(|(namespace, name)| (namespace, Chosen::Name(name.to_owned()))),
-        };
-        match chosen.filter(|(namespace, _)| is_dns_label(namespace)) {
-            Some((namespace, chosen)) => Ok(Some(Self {
-                written: text.to_owned(),
-                namespace: namespace.to_owned(),
-                chosen,
-            })),
-            None => Err(Error::Usage(format!(
-                "the source {} is neither configmap://NAMESPACE/NAME nor configmap://NAMESPACE?selector=KEY%3DVALUE",
-                quoted(text)
-            ))),
-        }
+        is_dns_label(namespace).then(|| Self {
+            written: text.to_owned(),
+            namespace: namespace.to_owned(),
+            chosen,
+        })
     }
 
     fn path(&self, name: &str) -> String {
@@ -71,24 +58,11 @@ impl ConfigMaps {
     }
 }
 
-fn selector(query: &str) -> Option<Chosen> {
+fn selector(query: &str) -> Option<String> {
     let selector = query.strip_prefix("selector=")?;
     let decoded = percent_decode_str(selector).decode_utf8().ok()?;
-    let usable = !selector.contains(['&', '#'])
-        && !decoded.trim().is_empty()
-        && !decoded.contains(char::is_control);
-    usable.then(|| Chosen::Selector(decoded.into_owned()))
-}
-
-impl fmt::Display for ConfigMaps {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.written)
-    }
-}
-
-#[derive(Debug, Deserialize)]
-struct Partial {
-    metadata: Metadata,
+    let is_one = !selector.contains(['&', '#']) && !decoded.trim().is_empty();
+    (is_one && !decoded.contains(char::is_control)).then(|| decoded.into_owned())
 }
 
 /// What the API says of a ConfigMap.
@@ -100,79 +74,66 @@ struct ConfigMap {
     binary_data: Option<BTreeMap<String, String>>,
 }
 
-/// Adds the profiles of `source`.
-///
-/// A ConfigMap that does not exist is an error, unless it may be missing: a wrong name and a deleted one
-/// look alike.
-///
-/// # Errors
-/// [`Error::Source`] if any of it cannot be read completely.
-pub(super) fn read(
-    source: &ConfigMaps,
-    client: &Client,
-    known: &Known,
-    limits: &Limits,
-    found: &mut Found,
-) -> Result<(), Error> {
-    let reading = Reading {
-        source,
-        client,
-        known,
-        limits,
-    };
-    let mut retries = 0;
-    loop {
-        let read = match &source.chosen {
-            Chosen::Name(name) => reading.named(name).map(|map| vec![map]),
-            Chosen::Selector(selector) => reading.selected(selector),
-        };
-        let is_name = matches!(source.chosen, Chosen::Name(_));
-        match read {
-            Ok(maps) => return reading.keep(maps, found),
-            Err(failure) if failure.is_missing && is_name && known.allow_missing => return Ok(()),
-            Err(failure) if failure.is_missing && !is_name && retries < RETRIES => retries += 1,
-            Err(mut failure) => {
-                if failure.is_missing {
-                    failure.line += ": create it, correct its name, or set --allow-empty";
-                }
-                return Err(failure.into());
-            }
-        }
-    }
-}
-
+type Texts = BTreeMap<String, Text>;
 /// A ConfigMap's key, version and texts by name.
-type Read = (String, Version, BTreeMap<String, Result<String, Refusal>>);
+type Read = (String, Version, Texts);
 
-struct Reading<'a> {
-    source: &'a ConfigMaps,
-    client: &'a Client,
-    known: &'a Known<'a>,
-    limits: &'a Limits,
+/// All that one source is read with.
+pub(super) struct Reading<'a> {
+    pub(super) source: &'a ConfigMaps,
+    pub(super) client: &'a Client,
+    pub(super) known: &'a Known<'a>,
+    pub(super) limits: &'a Limits,
 }
 
 impl Reading<'_> {
+    /// Adds the profiles of the source.
+    ///
+    /// A ConfigMap that does not exist is an error, unless it may be missing: a wrong name and a deleted
+    /// one look alike.
+    ///
+    /// # Errors
+    /// [`Error::Source`] if any of it cannot be read completely.
+    pub(super) fn add_to(&self, found: &mut Found) -> Result<(), Error> {
+        let is_name = matches!(self.source.chosen, Chosen::Name(_));
+        let mut retries = 0;
+        loop {
+            let read = match &self.source.chosen {
+                Chosen::Name(name) => self.named(name).map(|map| vec![map]),
+                Chosen::Selector(selector) => self.selected(selector),
+            };
+            match read {
+                Ok(maps) => return self.keep(maps, found),
+                Err(failure) if !failure.is_missing => return Err(failure.into()),
+                Err(_) if is_name && self.known.allow_missing => return Ok(()),
+                Err(_) if !is_name && retries < RETRIES => retries += 1,
+                Err(mut failure) => {
+                    failure.line += ": create it, correct its name, or set --allow-empty";
+                    return Err(failure.into());
+                }
+            }
+        }
+    }
+
     fn key(&self, name: &str) -> String {
         format!("{SCHEME}{}/{name}", self.source.namespace)
     }
 
-    fn named(&self, name: &str) -> Result<Read, Failure> {
+    fn named(&self, name: &str) -> Answer<Read> {
         if self.known.objects.contains_key(&self.key(name)) {
-            let path = self.source.path(&format!("/{name}"));
-            let partial: Partial = self.client.get(&path, METADATA)?;
-            self.check(&partial.metadata, name)?;
-            if let Some(read) = self.unchanged(&partial.metadata) {
+            let map = self.get(name, METADATA)?;
+            if let Some(read) = self.unchanged(&map.metadata) {
                 return Ok(read);
             }
         }
         self.whole(name)
     }
 
-    fn selected(&self, selector: &str) -> Result<Vec<Read>, Failure> {
-        let path = self.source.path("");
-        let mut listed: Vec<Partial> = self.client.list(&path, selector, self.limits.profiles)?;
-        listed.sort_by(|a, b| a.metadata.name.cmp(&b.metadata.name));
-        let maps = listed.iter().map(|Partial { metadata }| {
+    fn selected(&self, selector: &str) -> Answer<Vec<Read>> {
+        let (path, most) = (self.source.path(""), self.limits.profiles);
+        let mut listed = self.client.list(&path, selector, most)?;
+        listed.sort_by(|a, b| a.name.cmp(&b.name));
+        let maps = listed.iter().map(|metadata| {
             self.check(metadata, &metadata.name)?;
             let unchanged = self.unchanged(metadata);
             unchanged.map_or_else(|| self.whole(&metadata.name), Ok)
@@ -195,21 +156,22 @@ impl Reading<'_> {
         Some((key, object.version.clone(), texts.collect::<Option<_>>()?))
     }
 
-    fn whole(&self, name: &str) -> Result<Read, Failure> {
-        let map: ConfigMap = self
-            .client
-            .get(&self.source.path(&format!("/{name}")), JSON)?;
-        self.check(&map.metadata, name)?;
+    fn whole(&self, name: &str) -> Answer<Read> {
+        let map = self.get(name, JSON)?;
         let version = Version::of(&map.metadata);
-        Ok((
-            self.key(name),
-            version,
-            texts(map, self.limits.profile_bytes),
-        ))
+        let texts = texts(map, self.limits.profile_bytes);
+        Ok((self.key(name), version, texts))
+    }
+
+    fn get(&self, name: &str, accept: &str) -> Answer<ConfigMap> {
+        let path = self.source.path(&format!("/{name}"));
+        let map: ConfigMap = self.client.get(&path, accept)?;
+        self.check(&map.metadata, name)?;
+        Ok(map)
     }
 
     /// That the answer is the object that was asked for: a cache between us may be wrong.
-    fn check(&self, metadata: &Metadata, name: &str) -> Result<(), Failure> {
+    fn check(&self, metadata: &Metadata, name: &str) -> Answer<()> {
         let right = metadata.name == name
             && is_dns(name)
             && metadata.namespace == self.source.namespace
@@ -217,9 +179,8 @@ impl Reading<'_> {
             && !metadata.resource_version.is_empty();
         let reason = "the answer is another object or has no version: is --api-server a Kubernetes API server?";
         let path = self.source.path(&format!("/{name}"));
-        right
-            .then_some(())
-            .ok_or_else(|| self.client.failure(&path, reason))
+        let wrong = || self.client.failure(&path, reason);
+        right.then_some(()).ok_or_else(wrong)
     }
 
     /// Keeps what no source before had; names that are passed over in a folder are passed over here.
@@ -243,10 +204,11 @@ impl Reading<'_> {
                 found.objects.insert(key.clone(), Object { version, texts });
             }
             for (name, text) in texts {
+                let (source, place) = (self.source.written.clone(), key.clone());
                 let profile = RawProfile {
                     name,
-                    source: self.source.to_string(),
-                    place: key.clone(),
+                    source,
+                    place,
                     text,
                 };
                 found.keep(profile, self.limits)?;
@@ -266,7 +228,7 @@ impl Version {
 }
 
 /// The texts of a ConfigMap by name.
-fn texts(map: ConfigMap, limit: u64) -> BTreeMap<String, Result<String, Refusal>> {
+fn texts(map: ConfigMap, limit: u64) -> Texts {
     let data = map.data.unwrap_or_default().into_iter();
     let texts = data.map(|(key, data)| (key, text(data.into_bytes(), limit)));
     let binaries = map.binary_data.unwrap_or_default().into_keys().map(|key| {
@@ -278,9 +240,6 @@ fn texts(map: ConfigMap, limit: u64) -> BTreeMap<String, Result<String, Refusal>
 
 /// The texts in an answer of the API server, if it is a ConfigMap.
 #[cfg(any(test, fuzzing))]
-pub(crate) fn decoded(
-    answer: &[u8],
-    limit: u64,
-) -> Option<BTreeMap<String, Result<String, Refusal>>> {
+pub(crate) fn decoded(answer: &[u8], limit: u64) -> Option<Texts> {
     Some(texts(serde_json::from_slice(answer).ok()?, limit))
 }

@@ -13,7 +13,7 @@ use crate::kubernetes::client::Client;
 use crate::outcome::Refusal;
 use crate::profile::{Digest, quoted};
 use crate::state::Object;
-use configmaps::ConfigMaps;
+use configmaps::{ConfigMaps, Reading, SCHEME};
 
 /// A place that profiles come from.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -30,16 +30,16 @@ impl Source {
     /// # Errors
     /// [`Error::Usage`] for an empty text, or a scheme that is not known.
     pub(crate) fn parse(text: &str) -> Result<Self, Error> {
-        if let Some(maps) = ConfigMaps::parse(text)? {
-            return Ok(Self::ConfigMaps(maps));
-        }
-        let path = std::path::absolute(text).ok();
-        path.filter(|_| !text.contains("://")).map(Self::Folder).ok_or_else(|| {
-            Error::Usage(format!(
-                "the source {} is not known: name a folder with profiles, or configmap://NAMESPACE/NAME",
-                quoted(text)
-            ))
-        })
+        let problem = match (ConfigMaps::parse(text), std::path::absolute(text)) {
+            (Some(maps), _) => return Ok(Self::ConfigMaps(maps)),
+            _ if text.starts_with(SCHEME) => {
+                "is neither configmap://NAMESPACE/NAME nor configmap://NAMESPACE?selector=KEY%3DVALUE"
+            }
+            (_, Ok(path)) if !text.contains("://") => return Ok(Self::Folder(path)),
+            _ => "is not known: name a folder with profiles, or configmap://NAMESPACE/NAME",
+        };
+        let source = quoted(text);
+        Err(Error::Usage(format!("the source {source} {problem}")))
     }
 }
 
@@ -48,7 +48,7 @@ impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Folder(path) => write!(f, "{}", path.display()),
-            Self::ConfigMaps(maps) => write!(f, "{maps}"),
+            Self::ConfigMaps(maps) => f.write_str(&maps.written),
         }
     }
 }
@@ -64,6 +64,9 @@ pub(crate) struct Limits {
 
 /// The bytes of all texts together: a guard of the container's memory, far above any real use.
 const TOTAL_BYTES: u64 = 64 * 1024 * 1024;
+
+/// A profile's text, or why there is none.
+pub(crate) type Text = Result<String, Refusal>;
 
 /// All that the sources hold, in the order of the sources, then of the names, then of the folders.
 /// Names are as found: not checked, and perhaps there twice.
@@ -81,21 +84,18 @@ impl Found {
     /// Keeps one profile, if it fits the limits.
     fn keep(&mut self, profile: RawProfile, limits: &Limits) -> Result<(), Error> {
         self.bytes += profile.text.as_ref().map_or(0, String::len) as u64;
-        let place = &profile.place;
-        if self.bytes > TOTAL_BYTES {
-            return Err(Error::Source(format!(
-                "the sources hold more than {} MiB of profiles, at {place}: take some out",
-                TOTAL_BYTES >> 20,
-            )));
-        }
-        if self.profiles.len() == limits.profiles {
-            return Err(Error::Source(format!(
-                "the sources hold more than {} profiles, at {place}: take some out, or raise --max-profiles",
-                limits.profiles
-            )));
-        }
-        self.profiles.push(profile);
-        Ok(())
+        let (place, most) = (&profile.place, limits.profiles);
+        let excess = if self.bytes > TOTAL_BYTES {
+            let most = TOTAL_BYTES >> 20;
+            format!("{most} MiB of profiles, at {place}: take some out")
+        } else if self.profiles.len() == most {
+            format!("{most} profiles, at {place}: take some out, or raise --max-profiles")
+        } else {
+            self.profiles.push(profile);
+            return Ok(());
+        };
+        let line = format!("the sources hold more than {excess}");
+        Err(Error::Source(line))
     }
 }
 
@@ -123,33 +123,36 @@ pub(crate) fn read(
     for source in sources {
         match source {
             Source::Folder(path) => folder::read(path, limits, &mut found)?,
-            Source::ConfigMaps(maps) => {
-                configmaps::read(maps, &client()?, known, limits, &mut found)?;
+            Source::ConfigMaps(source) => {
+                let client = &client()?;
+                let reading = Reading {
+                    source,
+                    client,
+                    known,
+                    limits,
+                };
+                reading.add_to(&mut found)?;
             }
         }
     }
     Ok(found)
 }
 
-/// A profile's text, or why these bytes are none.
-fn text(bytes: Vec<u8>, limit: u64) -> Result<String, Refusal> {
+/// The text that `bytes` are, of which there may be `limit`.
+fn text(bytes: Vec<u8>, limit: u64) -> Text {
     if bytes.len() as u64 > limit {
         let line = format!(
             "is larger than {limit} bytes: split the profile, or raise --max-profile-size and the container's memory limit"
         );
         return Err(Refusal::new("limit", line));
     }
-    let refused = |at: usize, problem: &str| {
-        Err(Refusal::new(
-            "text",
-            format!("byte {at} {problem}: a profile is UTF-8 text"),
-        ))
-    };
-    match String::from_utf8(bytes) {
-        Err(error) => refused(error.utf8_error().valid_up_to(), "is not UTF-8"),
+    let (at, problem) = match String::from_utf8(bytes) {
+        Err(error) => (error.utf8_error().valid_up_to(), "is not UTF-8"),
         Ok(text) => match text.find('\0') {
-            Some(at) => refused(at, "is a NUL"),
-            None => Ok(text),
+            Some(at) => (at, "is a NUL"),
+            None => return Ok(text),
         },
-    }
+    };
+    let line = format!("byte {at} {problem}: a profile is UTF-8 text");
+    Err(Refusal::new("text", line))
 }

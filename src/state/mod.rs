@@ -5,6 +5,7 @@ pub(crate) mod store;
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
 use crate::error::Error;
 use crate::outcome::{Kind, Outcome, Refusal};
@@ -22,7 +23,6 @@ pub(crate) struct State {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) node: Option<String>,
     /// The boot that `owned` and `kernel_revision` belong to.
-    #[serde(default)]
     pub(crate) boot_id: Option<String>,
     /// How far the kernel restricted the last compiler: `full`, `partial` or `none`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -92,7 +92,6 @@ pub(crate) struct Record {
     pub(crate) policy: Digest,
     /// The file's own profile first.
     pub(crate) members: Vec<Member>,
-    #[serde(default)]
     pub(crate) loaded_at: Option<Time>,
     /// When another program's change was undone, lately.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -102,8 +101,7 @@ pub(crate) struct Record {
 impl Record {
     /// The mode of the profile itself.
     pub(crate) fn mode(&self) -> Mode {
-        let first = self.members.first();
-        first.map_or(Mode::Unknown, |first| first.mode)
+        self.members.first().map_or(Mode::Unknown, |own| own.mode)
     }
 }
 
@@ -152,7 +150,7 @@ pub(crate) enum Pending {
 }
 
 /// The clock of a removal.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Unwanted {
     pub(crate) since: Stamp,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -163,11 +161,10 @@ pub(crate) struct Unwanted {
 }
 
 impl Unwanted {
-    pub(crate) const fn since(since: Stamp) -> Self {
+    pub(crate) fn since(since: Stamp) -> Self {
         Self {
             since,
-            last_seen_in_use: None,
-            put_off_since: None,
+            ..Self::default()
         }
     }
 }
@@ -198,11 +195,10 @@ impl Problem {
 
     /// `key` is the digest of what the refused text would be compiled from.
     pub(crate) fn refused(refusal: &Refusal, key: Option<Digest>, since: Time) -> Self {
-        Self {
-            reason: Some(refusal.reason.to_owned()),
-            key: key.filter(|_| refusal.kind == Kind::Refused),
-            ..Self::new(refusal.kind, refusal.to_string(), since)
-        }
+        let mut problem = Self::new(refusal.kind, refusal.to_string(), since);
+        problem.reason = Some(refusal.reason.to_owned());
+        problem.key = key.filter(|_| refusal.kind == Kind::Refused);
+        problem
     }
 
     /// Whether `other` is this problem again, perhaps in other words.
@@ -211,10 +207,9 @@ impl Problem {
     }
 
     pub(crate) fn outcome(&self, profile: &str) -> Outcome {
-        Outcome {
-            reason: self.reason.clone(),
-            ..Outcome::new(profile, self.kind, &*self.message)
-        }
+        let mut outcome = Outcome::new(profile, self.kind, &*self.message);
+        outcome.reason.clone_from(&self.reason);
+        outcome
     }
 }
 
@@ -255,14 +250,10 @@ impl Set {
 }
 
 impl Default for State {
+    /// The state of a node on which armorer never ran.
     fn default() -> Self {
-        Self {
-            schema: SCHEMA,
-            node: None,
-            boot_id: None,
-            cage: None,
-            sets: BTreeMap::new(),
-        }
+        let state = json!({"schema": SCHEMA});
+        serde_json::from_value(state).expect("every other field may be missing")
     }
 }
 
@@ -272,31 +263,27 @@ impl State {
     /// # Errors
     /// Not JSON, or of a newer schema; the error says the way out.
     pub(crate) fn parse(text: &[u8]) -> Result<Self, Error> {
-        #[derive(Deserialize)]
-        struct Header {
-            schema: u32,
-        }
-        let state = serde_json::from_slice::<Self>(text);
-        // What a newer schema holds need not fit this one's types.
-        let schema = match &state {
-            Ok(state) => state.schema,
-            Err(_) => serde_json::from_slice::<Header>(text).map_or(0, |header| header.schema),
+        let damage = match serde_json::from_slice::<Self>(text) {
+            Ok(state) if state.schema <= SCHEMA => return Ok(state),
+            parsed => parsed.err(),
         };
-        if schema > SCHEMA {
-            return Err(Error::State(format!(
+        // What a newer schema holds need not fit this one's types.
+        let json: Value = serde_json::from_slice(text).unwrap_or_default();
+        let schema = json["schema"].as_u64().unwrap_or(0);
+        Err(Error::State(match damage {
+            Some(cause) if schema <= SCHEMA.into() => format!(
+                "the state is damaged ({cause}); nothing was changed: move state.json away and run again, with --adopt for loaded profiles whose contents the kernel does not show"
+            ),
+            _ => format!(
                 "the state has schema {schema}, and this version knows {SCHEMA}: run the newer armorer that wrote it, or move state.json away to start anew; nothing was changed"
-            )));
-        }
-        state.map_err(|cause| {
-            Error::State(format!("the state is damaged ({cause}); nothing was changed: move state.json away and run again, with --adopt for loaded profiles whose contents the kernel does not show"))
-        })
+            ),
+        }))
     }
 
     /// The state as it goes to the disk.
     pub(crate) fn to_json(&self) -> Vec<u8> {
-        let mut json = serde_json::to_vec(self).expect("the state's keys are strings");
-        json.push(b'\n');
-        json
+        let json = serde_json::to_string(self).expect("the state's keys are strings");
+        (json + "\n").into_bytes()
     }
 
     /// Ends every ownership and every clock if the node has booted since; the last good versions

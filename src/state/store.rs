@@ -10,13 +10,10 @@
 //! ```
 
 use std::collections::HashSet;
-use std::fs::{DirEntry, TryLockError};
+use std::fs::{DirBuilder, DirEntry, File, Permissions, TryLockError};
 use std::io;
-use std::os::unix::fs::{
-    DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _,
-};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use rustix::fs::OFlags;
@@ -34,21 +31,16 @@ pub(crate) struct Store {
     path: PathBuf,
     /// The contents of state.json, as far as this process knows.
     saved: Vec<u8>,
-    /// Whether a file was stored whose name the disk may not have yet.
-    unsynced: bool,
 }
 
 /// Held until dropped.
-pub(crate) struct Lock {
-    _file: std::fs::File,
-}
+pub(crate) type Lock = File;
 
 impl Store {
     pub(crate) fn new(path: &Path) -> Self {
         Self {
             path: path.to_owned(),
             saved: Vec::new(),
-            unsynced: false,
         }
     }
 
@@ -59,29 +51,25 @@ impl Store {
     pub(crate) fn lock(&self, timeout: Duration) -> Result<Lock, Error> {
         self.prepare()?;
         let path = self.path.join("lock");
-        let mut options = std::fs::OpenOptions::new();
-        options
-            .create(true)
-            .write(true)
-            .mode(0o600)
-            .custom_flags(OFlags::NOFOLLOW.bits().cast_signed());
-        let file = options
-            .open(&path)
-            .map_err(self.unusable("open the lock of"))?;
+        let mut options = File::options();
+        options.create(true).write(true).mode(0o600);
+        // A fifo that was put in its place is not waited for.
+        options.custom_flags((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed());
+        let opened = options.open(&path);
+        let file = opened.map_err(self.unusable("open the lock of"))?;
         let start = Instant::now();
         loop {
             match file.try_lock() {
-                Ok(()) => return Ok(Lock { _file: file }),
+                Ok(()) => return Ok(file),
                 Err(TryLockError::Error(error)) => return Err(self.unusable("lock")(error)),
-                Err(TryLockError::WouldBlock) if start.elapsed() >= timeout => {
-                    return Err(Error::State(format!(
-                        "another pass held {} for {timeout:?}: run again later, or raise --lock-timeout",
-                        path.display()
-                    )));
-                }
-                Err(TryLockError::WouldBlock) => sleep(Duration::from_millis(20)),
+                Err(TryLockError::WouldBlock) if start.elapsed() >= timeout => break,
+                Err(TryLockError::WouldBlock) => std::thread::sleep(Duration::from_millis(20)),
             }
         }
+        let path = path.display();
+        Err(Error::State(format!(
+            "another pass held {path} for {timeout:?}: run again later, or raise --lock-timeout"
+        )))
     }
 
     /// Makes the folder, or makes sure that an existing one is armorer's: a folder of another user
@@ -89,17 +77,14 @@ impl Store {
     fn prepare(&self) -> Result<(), Error> {
         let data = match std::fs::metadata(&self.path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let mut builder = std::fs::DirBuilder::new();
-                builder.recursive(true).mode(0o700);
-                return builder.create(&self.path).map_err(self.unusable("create"));
+                return make_folder(&self.path).map_err(self.unusable("create"));
             }
             data => data.map_err(self.unusable("look at"))?,
         };
+        let path = self.path.display();
         let refused = |reason: &str| {
-            let path = self.path.display();
-            Err(Error::State(format!(
-                "{path} {reason}: name another folder with --state-dir"
-            )))
+            let line = format!("{path} {reason}: name another folder with --state-dir");
+            Err(Error::State(line))
         };
         let user = rustix::process::geteuid().as_raw();
         if !data.is_dir() {
@@ -110,18 +95,17 @@ impl Store {
         }
         if data.mode() & 0o077 != 0 {
             let mut entries = std::fs::read_dir(&self.path).map_err(self.unusable("read"))?;
-            if entries.next().is_some() && !self.path.join("lock").exists() {
+            if entries.next().is_some() && !self.is_prepared() {
                 return refused("is open to others and holds files that are not armorer's");
             }
-            std::fs::set_permissions(&self.path, std::fs::Permissions::from_mode(0o700))
-                .map_err(self.unusable("close to others"))?;
+            let closed = std::fs::set_permissions(&self.path, Permissions::from_mode(0o700));
+            closed.map_err(self.unusable("close to others"))?;
         }
-        match std::fs::symlink_metadata(self.policy()) {
-            Ok(policy) if !policy.is_dir() || policy.uid() != user => {
-                refused("has a `policy` that is no folder of its own")
-            }
-            _ => Ok(()),
+        let policy = std::fs::symlink_metadata(self.policy());
+        if policy.is_ok_and(|policy| !policy.is_dir() || policy.uid() != user) {
+            return refused("has a `policy` that is no folder of its own");
         }
+        Ok(())
     }
 
     fn unusable(&self, purpose: &str) -> impl FnOnce(io::Error) -> Error {
@@ -137,35 +121,26 @@ impl Store {
     /// It cannot be read, is damaged, or is a newer version's.
     pub(crate) fn load(&mut self) -> Result<State, Error> {
         let path = self.path.join("state.json");
-        let text = match fs::read(&path, LIMIT) {
+        self.saved = match fs::read(&path, LIMIT) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(State::default()),
             text => text.map_err(self.unusable("read the state in"))?,
         };
-        let state = State::parse(&text).map_err(|error| match error {
-            Error::State(reason) => Error::State(format!("{}: {reason}", path.display())),
-            other => other,
-        })?;
-        self.saved = text;
-        Ok(state)
+        let damaged = |error| Error::State(format!("{}: {error}", path.display()));
+        State::parse(&self.saved).map_err(damaged)
     }
 
     /// Writes the state if it differs from that on the disk. When this returns, it outlasts a power
-    /// cut, and so does all that was stored before.
+    /// cut.
     ///
     /// # Errors
     /// It cannot be written; the old state then stands.
     pub(crate) fn save(&mut self, state: &State) -> Result<(), Error> {
         let json = state.to_json();
-        if json == self.saved {
-            return Ok(());
+        if json != self.saved {
+            let replaced = fs::replace_durably(&self.path.join("state.json"), &json, 0o600);
+            replaced.map_err(self.unusable("save the state in"))?;
+            self.saved = json;
         }
-        if self.unsynced {
-            fs::sync_folder(&self.policy()).map_err(self.unusable("store policy in"))?;
-            self.unsynced = false;
-        }
-        fs::replace_durably(&self.path.join("state.json"), &json, 0o600)
-            .map_err(self.unusable("save the state in"))?;
-        self.saved = json;
         Ok(())
     }
 
@@ -174,27 +149,28 @@ impl Store {
         Digest::of(&self.saved)
     }
 
+    /// The folder of texts and policies.
     fn policy(&self) -> PathBuf {
         self.path.join("policy")
     }
 
-    /// Stores a text or a policy under its digest, unless it is there.
+    fn file(&self, kind: Stored, digest: Digest) -> PathBuf {
+        self.policy().join(format!("{digest}.{kind}"))
+    }
+
+    /// Stores a text or a policy under its digest, unless it is there. When this returns, it outlasts a
+    /// power cut: a state that names it may be saved.
     ///
     /// # Errors
     /// It cannot be written.
     pub(crate) fn put(&mut self, kind: Stored, digest: Digest, bytes: &[u8]) -> Result<(), Error> {
-        let path = self.policy().join(kind.file(digest));
+        let path = self.file(kind, digest);
         if fs::read(&path, LIMIT).is_ok_and(|there| there == bytes) {
             return Ok(());
         }
-        let stored = (|| {
-            let mut builder = std::fs::DirBuilder::new();
-            builder.recursive(true).mode(0o700).create(self.policy())?;
-            fs::store(&path, bytes, 0o600)
-        })();
-        stored.map_err(self.unusable("store policy in"))?;
-        self.unsynced = true;
-        Ok(())
+        let made = make_folder(&self.policy());
+        let stored = made.and_then(|()| fs::replace_durably(&path, bytes, 0o600));
+        stored.map_err(self.unusable("store policy in"))
     }
 
     /// A stored text or policy, if it is there and undamaged.
@@ -202,24 +178,23 @@ impl Store {
     /// # Errors
     /// Why not, for a person.
     pub(crate) fn get(&self, kind: Stored, digest: Digest) -> Result<Vec<u8>, String> {
-        let path = self.policy().join(kind.file(digest));
-        let bytes =
-            fs::read(&path, LIMIT).map_err(|error| format!("{}: {error}", path.display()))?;
-        if Digest::of(&bytes) == digest {
-            Ok(bytes)
-        } else {
-            Err(format!("{} is damaged", path.display()))
+        let path = self.file(kind, digest);
+        let shown = path.display();
+        match fs::read(&path, LIMIT) {
+            Ok(bytes) if Digest::of(&bytes) == digest => Ok(bytes),
+            Ok(_) => Err(format!("{shown} is damaged")),
+            Err(error) => Err(format!("{shown}: {error}")),
         }
     }
 
     /// Removes all that `state` does not name from the folder of policies, and the temporary files
     /// that a killed pass left.
     pub(crate) fn sweep(&self, state: &State) {
-        let keep: HashSet<Digest> = state.sets.values().flat_map(Set::stored).collect();
-        let kept = |name: &str| Stored::digest(name).is_some_and(|digest| keep.contains(&digest));
+        let files = |digest| [Stored::Text, Stored::Policy].map(|kind| self.file(kind, digest));
+        let digests = state.sets.values().flat_map(Set::stored);
+        let keep: HashSet<PathBuf> = digests.flat_map(files).collect();
         let entries = |folder: &Path| std::fs::read_dir(folder).into_iter().flatten().flatten();
-        let policies = entries(&self.policy());
-        let policies = policies.filter(|entry| !entry.file_name().to_str().is_some_and(kept));
+        let policies = entries(&self.policy()).filter(|entry| !keep.contains(&entry.path()));
         let written = |entry: &DirEntry| entry.file_name().as_encoded_bytes().ends_with(b".tmp");
         for leftover in policies.chain(entries(&self.path).filter(written)) {
             let _ = std::fs::remove_file(leftover.path());
@@ -240,28 +215,17 @@ impl Store {
     }
 }
 
+/// Makes a folder for this user alone, unless it is there.
+fn make_folder(path: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
 /// The kinds of files that are stored by digest.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, strum::Display)]
+#[strum(serialize_all = "lowercase")]
 pub(crate) enum Stored {
     Text,
     Policy,
-}
-
-impl Stored {
-    fn file(self, digest: Digest) -> String {
-        match self {
-            Self::Text => format!("{digest}.text"),
-            Self::Policy => format!("{digest}.policy"),
-        }
-    }
-
-    /// The digest in a file's name.
-    fn digest(file: &str) -> Option<Digest> {
-        let digest = file
-            .strip_suffix(".text")
-            .or_else(|| file.strip_suffix(".policy"));
-        Digest::parse(digest?)
-    }
 }
 
 #[cfg(test)]

@@ -7,6 +7,8 @@ mod adversary;
 mod commands;
 mod compiler;
 mod confinement;
+mod denials;
 mod ownership;
 mod robustness;
+mod samples;
 mod support;

@@ -1,0 +1,130 @@
+//! `can`: whether a profile allows an access, by its compiled policy, without a kernel.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use super::print;
+use crate::compiler::{self, Compiler, Includes, Text};
+use crate::error::{Error, Exit};
+use crate::outcome::Refusal;
+use crate::pass::Place;
+use crate::policy::{self, Answer, Profile, Question, expectation};
+use crate::profile::quoted;
+use crate::source::{self, Limits};
+use crate::state::store::{Store, Stored};
+
+/// The compiler's wall-clock time.
+const TIME: Duration = Duration::from_mins(10);
+
+/// What a user may set.
+#[derive(Debug)]
+pub(crate) struct Settings {
+    /// `FILE`, or the name of a profile with a stored policy; perhaps with `#MEMBER`.
+    pub(crate) profile: String,
+    /// The words of a question; with `expect` there are none.
+    pub(crate) question: Vec<String>,
+    /// A file with expected answers, a line each.
+    pub(crate) expect: Option<PathBuf>,
+    pub(crate) place: Place,
+    pub(crate) limits: Limits,
+    pub(crate) compiler: compiler::Settings,
+}
+
+/// Answers the question, or compares all expected answers.
+///
+/// # Errors
+/// The profile, the question or the file cannot be read.
+pub(crate) fn run(settings: &Settings) -> Result<Exit, Error> {
+    let (name, member) = match settings.profile.split_once('#') {
+        Some((name, member)) => (name, Some(member)),
+        None => (&*settings.profile, None),
+    };
+    let (policy, features) = match Path::new(name).is_file() {
+        true => compiled(settings, name)?,
+        false => (stored(settings, name)?, "the features that it was compiled for".to_owned()),
+    };
+    let profiles = policy::profiles(&policy);
+    let profiles = profiles.map_err(|reason| Error::Source(format!("{name}: {reason}")))?;
+    let is_member = |profile: &&Profile| {
+        let end = |member: &str| profile.member.name.ends_with(&format!("//{member}"));
+        member.is_none_or(|member| profile.member.name == member || end(member))
+    };
+    let Some(profile) = profiles.iter().find(is_member) else {
+        let names = profiles.iter().map(|profile| quoted(&profile.member.name));
+        let names = names.collect::<Vec<_>>().join(", ");
+        return Err(Error::Usage(format!("{name} defines {names}: name one of them after #")));
+    };
+    if let Some(file) = &settings.expect {
+        return compare(file, profile, &features);
+    }
+    let words: Vec<&str> = settings.question.iter().map(String::as_str).collect();
+    let question = Question::parse(&words).map_err(Error::Usage)?;
+    let answer = profile.answer(&question);
+    print(&(in_words(&answer, &features) + "\n"))?;
+    Ok(match answer {
+        Answer::Denied(_) => Exit::Incomplete,
+        _ => Exit::Converged,
+    })
+}
+
+fn in_words(answer: &Answer, features: &str) -> String {
+    match answer {
+        Answer::Allowed(words) => words.clone(),
+        Answer::Denied(words) => (*words).to_owned(),
+        Answer::NotMediated => format!("not mediated by {features}"),
+    }
+}
+
+/// Prints `FILE:LINE: …` for each line of `file` that `profile` answers otherwise than expected.
+fn compare(file: &Path, profile: &Profile, features: &str) -> Result<Exit, Error> {
+    let shown = file.display();
+    let text = std::fs::read_to_string(file);
+    let text = text.map_err(Error::io(format!("read the expected answers in {shown}")))?;
+    let (mut asked, mut failed, mut lines) = (0, 0, String::new());
+    for (n, line) in (1..).zip(text.lines()) {
+        let expected = expectation(line);
+        let expected = expected.map_err(|e| Error::Usage(format!("{shown}:{n}: {e}")))?;
+        let Some((allow, question)) = expected else { continue };
+        let answer = profile.answer(&question);
+        asked += 1;
+        if allow == matches!(answer, Answer::Denied(_)) || (!allow && answer == Answer::NotMediated) {
+            failed += 1;
+            let answer = in_words(&answer, features);
+            lines += &format!("{shown}:{n}: error: {}: {answer}\n", line.trim());
+        }
+    }
+    print(&format!("{lines}{asked} expected, {failed} failed\n"))?;
+    Ok(if failed == 0 { Exit::Converged } else { Exit::Incomplete })
+}
+
+/// The policy that the text in `file` becomes, and the features that it was compiled for.
+fn compiled(settings: &Settings, file: &str) -> Result<(Vec<u8>, String), Error> {
+    let compiler = Compiler::find(settings.compiler.clone())?;
+    let text = source::text_of(Path::new(file), &settings.limits)?;
+    let mut policy = Err(Refusal::failed("was not compiled"));
+    match Includes::new(compiler.base()).of(&text).1 {
+        Some(refusal) => policy = Err(refusal),
+        None => {
+            let text = Text { name: file, contents: &text, last: false };
+            compiler.compile(&[text], Instant::now() + TIME, &mut |_, result| {
+                policy = result.map(|compiled| compiled.policy);
+                Ok(())
+            })?;
+        }
+    }
+    let refused = |refusal: Refusal| Error::Source(refusal.in_file(file));
+    Ok((policy.map_err(refused)?, compiler.features_name()))
+}
+
+/// The policy that a set last loaded under `name`.
+fn stored(settings: &Settings, name: &str) -> Result<Vec<u8>, Error> {
+    let mut store = Store::new(&settings.place.state_dir);
+    let sets = store.load()?.sets;
+    let record = sets.values().find_map(|set| set.profiles.get(name));
+    let Some(record) = record else {
+        let place = settings.place.state_dir.display();
+        let name = quoted(name);
+        return Err(Error::Usage(format!("{name} is no file, and no profile of the state in {place}")));
+    };
+    store.get(Stored::Policy, record.policy).map_err(Error::State)
+}

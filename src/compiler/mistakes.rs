@@ -1,0 +1,188 @@
+//! What is wrong with a text, in plain words, where the compiler's own are none. Pure.
+//!
+//! The compiler's messages are those of parsers 3.0.8 and 4.1.0. No word of a file that the text
+//! includes is in the answer.
+
+#[cfg(test)]
+mod tests;
+
+const KEYWORDS: &str = "abi alias all audit capability change_profile dbus deny file hat include io_uring link mount mqueue network owner pivot_root priority profile ptrace remount set signal umount unix userns";
+const NEWER: &str = "all io_uring mqueue priority userns";
+const QUALIFIERS: &str = "allow audit deny owner quiet";
+
+const NO_MODES: &str = "permissions are r w a k l m ix px cx ux; a path with spaces is quoted";
+const NO_COMMA: &str = "its comma is missing, so that the next line belongs to this rule";
+const OUTSIDE: &str = "stands outside: rules go between profile NAME { and }";
+const INSIDE: &str = "declares variables: it goes before the profile";
+
+/// A line of the text that says something.
+struct Line<'t> {
+    number: usize,
+    /// Without its comment; `#include` is `include`.
+    text: &'t str,
+    /// How many blocks are open where it begins.
+    depth: usize,
+}
+
+/// The number of the line to mend, and what is wrong there.
+type Mistake = (usize, String);
+
+/// The compiler stopped at `line` of the text, or, where `is_included`, of a file that the text
+/// includes; `line` is 0 where it named none.
+pub(super) fn plain(text: &str, is_included: bool, line: usize, said: &str) -> Option<Mistake> {
+    let lines = lines(text);
+    let is_syntax = said.starts_with("syntax error") || said.starts_with("missing an end of line");
+    match said {
+        _ if said.contains("was previously declared") => declared_twice(&lines, said),
+        _ if said.contains("conflicting x modifiers") => executed_twice(&lines, said),
+        _ if !is_syntax => None,
+        _ if is_included => included(&lines, said),
+        _ => misread(&lines, line),
+    }
+}
+
+/// The compiler stopped at `line`: that one, or one before it.
+fn misread(lines: &[Line], line: usize) -> Option<Mistake> {
+    let at = lines.iter().position(|found| found.number >= line);
+    let (before, after) = lines.split_at(at.unwrap_or(lines.len()));
+    let closed = before.iter().rfind(|line| line.text == "}");
+    let last = before.last().filter(|last| last.lacks_comma());
+    let (number, words) = match (last, after.first(), closed) {
+        (Some(last), ..) => (last.number, NO_COMMA.to_owned()),
+        (_, None, _) => (line, "the text ends before its last }".to_owned()),
+        (_, Some(here), _) if here.depth > 0 => (line, unknown(here.text)?),
+        (.., None) => (line, OUTSIDE.to_owned()),
+        (_, Some(here), _) if here.text == "}" => (line, "this } is one too many".to_owned()),
+        (.., Some(closed)) => (closed.number, format!("this }} leaves line {line} outside")),
+    };
+    Some((number, words))
+}
+
+fn lines(text: &str) -> Vec<Line<'_>> {
+    let mut depth = 0_usize;
+    let lines = text.lines().enumerate().map(|(index, line)| {
+        let text = line.trim_start();
+        let include = text
+            .strip_prefix('#')
+            .filter(|rest| rest.starts_with("include"));
+        let text = include.unwrap_or(text);
+        let is_comment = |at: &usize| *at == 0 || text[..*at].ends_with([' ', '\t']);
+        let comment = text.match_indices('#').map(|(at, _)| at).find(is_comment);
+        let text = text[..comment.unwrap_or(text.len())].trim_end();
+        let here = depth;
+        for word in text.split_whitespace() {
+            // Other braces belong to variables and alternatives.
+            depth += usize::from(word.ends_with('{'));
+            depth = depth.saturating_sub(usize::from(word == "}"));
+        }
+        Line {
+            number: index + 1,
+            text,
+            depth: here,
+        }
+    });
+    lines.filter(|line| !line.text.is_empty()).collect()
+}
+
+impl Line<'_> {
+    fn lacks_comma(&self) -> bool {
+        let is_variable = self.text.starts_with(['@', '$']) && self.text.contains('=');
+        !is_variable && !self.is_include() && !self.text.ends_with([',', '{', '}'])
+    }
+
+    fn is_include(&self) -> bool {
+        self.text.starts_with("include")
+    }
+}
+
+/// The compiler stopped in another file: the include that stands where it cannot.
+fn included(lines: &[Line], said: &str) -> Option<Mistake> {
+    let mut pairs = lines.windows(2).filter(|pair| pair[1].is_include());
+    if let Some(pair) = pairs.find(|pair| pair[0].lacks_comma()) {
+        return Some((pair[0].number, NO_COMMA.to_owned()));
+    }
+    let is_outside = said.contains("TOK_OPEN") || said.contains("end of file");
+    let is_misplaced = |line: &&Line| {
+        let is_preamble = line.text.contains("tunables/");
+        line.is_include() && (line.depth == 0) == is_outside && is_preamble != is_outside
+    };
+    let line = lines.iter().find(is_misplaced)?;
+    let words = if is_outside { OUTSIDE } else { INSIDE };
+    Some((line.number, words.to_owned()))
+}
+
+fn declared_twice(lines: &[Line], said: &str) -> Option<Mistake> {
+    let name = said.split(' ').find(|word| word.starts_with("@{"))?;
+    let is_own = |line: &&Line| {
+        let rest = line.text.strip_prefix(name).unwrap_or_default();
+        rest.trim_start().starts_with('=')
+    };
+    lines.iter().find(is_own)?;
+    let words = format!("{name} is declared twice: keep one, or add to the first with +=");
+    let is_include = |line: &&Line| line.depth == 0 && line.is_include();
+    clash(lines, |line| is_own(&line) || is_include(&line), &words)
+}
+
+fn executed_twice(lines: &[Line], said: &str) -> Option<Mistake> {
+    let program = said.split(' ').find(|word| word.starts_with('/'));
+    let is_mode = |c: char| "rwaklmxipcuPCU".contains(c);
+    let is_exec =
+        |word: &str| word.contains('x') && word.trim_end_matches(',').chars().all(is_mode);
+    let is_rule = |line: &Line| {
+        let mut words = line.text.split_whitespace();
+        words.any(is_exec) && program.is_none_or(|program| line.text.contains(program))
+    };
+    let words = "a program is executed in two ways: keep one of ix, px, cx, ux for it";
+    clash(lines, is_rule, words)
+}
+
+/// The last of the lines that cannot stand together, and the numbers of all of them.
+fn clash(lines: &[Line], is_one: impl Fn(&Line) -> bool, words: &str) -> Option<Mistake> {
+    let numbers = lines
+        .iter()
+        .filter(|line| is_one(line))
+        .map(|line| line.number);
+    let all: Vec<String> = numbers.clone().map(|number| number.to_string()).collect();
+    Some((
+        numbers.last()?,
+        format!("{words} (lines {})", all.join(", ")),
+    ))
+}
+
+/// Of a rule whose first word the compiler does not know, or whose permissions are none.
+fn unknown(rule: &str) -> Option<String> {
+    let is_in = |list: &str, word: &str| list.split(' ').any(|known| known == word);
+    let mut words = rule
+        .split_whitespace()
+        .skip_while(|word| is_in(QUALIFIERS, word));
+    let first = words.next()?;
+    if first.starts_with(['/', '@']) {
+        return Some(NO_MODES.to_owned());
+    }
+    let name = first.split(['(', '=', ',']).next()?;
+    let nearest = KEYWORDS
+        .split(' ')
+        .map(|known| (distance(name, known), known))
+        .min()?;
+    Some(match nearest {
+        _ if is_in(NEWER, name) => format!("parser 3.0 knows no {name}, parser 4.1 does"),
+        _ if name.contains('/') => format!("{name} is no path: one begins with a slash"),
+        (0, _) => return None,
+        (1 | 2, known) => format!("there is no rule {name}: is {known} meant?"),
+        _ => format!("there is no rule {name}"),
+    })
+}
+
+/// How many letters must be put in, left out or changed (Levenshtein).
+fn distance(one: &str, other: &str) -> usize {
+    let mut row: Vec<usize> = (0..=other.len()).collect();
+    for (n, a) in one.bytes().enumerate() {
+        let mut diagonal = std::mem::replace(&mut row[0], n + 1);
+        for (m, b) in other.bytes().enumerate() {
+            let changed = diagonal + usize::from(a != b);
+            diagonal = row[m + 1];
+            row[m + 1] = changed.min(row[m] + 1).min(diagonal + 1);
+        }
+    }
+    row[other.len()]
+}
