@@ -62,6 +62,7 @@ mod state;
 mod time;
 
 use std::ffi::OsString;
+use std::io::Write as _;
 use std::process::ExitCode;
 
 use error::Exit;
@@ -73,7 +74,7 @@ fn main() -> ExitCode {
         .iter()
         .map(|argument| argument.to_str().map(str::to_owned));
     let Some(words) = words.collect::<Option<Vec<String>>>() else {
-        eprintln!("armorer: the arguments {arguments:?} are not all UTF-8");
+        complain(&format!("the arguments {arguments:?} are not all UTF-8"));
         return Exit::Usage.into();
     };
     if let [_, first, rest @ ..] = words.as_slice()
@@ -85,7 +86,7 @@ fn main() -> ExitCode {
     let invocation = match cli::parse(words.get(1..).unwrap_or_default(), &env) {
         Ok(invocation) => invocation,
         Err(error) => {
-            eprintln!("armorer: {}", printable(&error.chain()));
+            complain(&printable(&error.chain()));
             return error.exit().into();
         }
     };
@@ -101,4 +102,9 @@ fn main() -> ExitCode {
             error.exit().into()
         }
     }
+}
+
+/// A standard error that cannot be written changes no exit code.
+fn complain(line: &str) {
+    let _ = writeln!(std::io::stderr(), "armorer: {line}");
 }

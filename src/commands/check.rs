@@ -109,7 +109,10 @@ fn check(desired: &Desired, rules: &Rules, compiler: &Compiler) -> Result<Vec<Fi
     let texts: Vec<Text> = texts.collect();
     // The accepted files that define each profile.
     let mut definers = BTreeMap::<String, Vec<&str>>::new();
-    compiler.compile(&texts, Instant::now() + DEADLINE, &mut |index, result| {
+    compiler.compile(&texts, Instant::now() + DEADLINE, &mut |done| {
+        let Some((index, result)) = done else {
+            return Ok(());
+        };
         let source = sources[index];
         let members = result.and_then(|compiled| {
             let members = policy::members(&compiled.policy);
@@ -170,7 +173,7 @@ fn show(findings: &[Finding], checked: usize, output: &str) -> Result<(), Error>
         let (path, line) = (&finding.path, finding.line);
         if output == "github" {
             let line = line.map(|line| format!(",line={line}")).unwrap_or_default();
-            let path = escaped(path.trim_start_matches("./"));
+            let path = escaped(&printable(path.trim_start_matches("./")));
             let path = path.replace(':', "%3A").replace(',', "%2C");
             let message = escaped(message);
             text += &format!("::{level} file={path}{line},title=armorer::{message}\n");

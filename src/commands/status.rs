@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::{print, probe, table};
 use crate::error::{Error, Exit};
-use crate::kernel::{Kernel, Scan, processes};
+use crate::kernel::{COMPLAINS, Kernel, Scan, processes};
 use crate::outcome::about;
 use crate::pass::Place;
 use crate::profile::{Digest, Mode, parent, printable};
@@ -76,8 +76,8 @@ pub(crate) fn run(settings: &Settings) -> Result<Exit, Error> {
     let place = &settings.place;
     let (kernel, mut store) = (Kernel::new(&place.kernel), Store::new(&place.state_dir));
     let last_pass = Status::read(&store.status_path(&place.set));
-    if let Some(probe) = settings.probe {
-        let answer = match probe {
+    if let Some(probe) = &settings.probe {
+        let answer = match &**probe {
             "live" => probe::live(settings),
             _ => probe::ready(settings, last_pass, &kernel.boot_id()?),
         };
@@ -145,7 +145,7 @@ impl View {
         names.retain(|name| loaded.contains_key(*name) && parent(name).is_none());
         let contents = kernel.contents(&names);
         if kernel.complains() {
-            notes.push("NOTHING IS ENFORCED: the kernel's own mode is complain (/sys/module/apparmor/parameters/mode); write enforce into that file, or boot without apparmor.mode=complain".into());
+            notes.push(COMPLAINS.into());
         }
         if contents.len() < names.len() {
             let note = "contents unverifiable: this kernel shows names and modes, and no contents";

@@ -11,6 +11,9 @@ use super::{Compiler, TEXT};
 use crate::outcome::Refusal;
 use crate::time::in_words;
 
+/// The exit code of a program that lacks a library (`ld.so(8)`).
+const LOADER_FAILED: i32 = 127;
+
 /// Why there is no policy of the text `name`. `messages` may quote included files: of those, name and
 /// line are passed on, and never their contents.
 pub(super) fn explain(
@@ -105,14 +108,17 @@ fn complaint(name: &str, base: &Path, messages: &str, status: i32) -> Refusal {
         ));
     }
     if lines.is_empty() {
-        return refused(format!(
+        return failed(&format!(
             "the compiler ended with status {status} and gave no reason"
         ));
     }
     let words = lines.iter().take(2);
     let words = words.filter_map(|line| line.splitn(2, "apparmor_parser: ").last());
     let words = words.collect::<Vec<_>>().join("; ").replace(TEXT, name);
-    refused(format!("the compiler says: {words}"))
+    match status {
+        LOADER_FAILED => failed(&words),
+        _ => refused(format!("the compiler says: {words}")),
+    }
 }
 
 fn is_noise(line: &str) -> bool {

@@ -37,6 +37,9 @@ const TEXT: &str = "/proc/self/fd/0";
 const CONFIG: &str = "/etc/apparmor/parser.conf";
 const FOLDERS: [&str; 5] = ["/sbin", "/usr/sbin", "/bin", "/usr/bin", "/usr/local/sbin"];
 
+/// While compilers work, those that have ended are looked for this often.
+const TICK: Duration = Duration::from_millis(250);
+
 /// A compiler may wait this many times as long as it may compute.
 const PATIENCE: u32 = 4;
 
@@ -157,7 +160,8 @@ impl Compiler {
     }
 
     /// Compiles `texts`, the largest first and as many at once as may, and gives `done` each by its
-    /// index as it is ready. A text that is not begun at `deadline` has failed.
+    /// index as it is ready; none where for [`TICK`] none was. A text that is not begun at `deadline`
+    /// has failed.
     ///
     /// # Errors
     /// That of `done`, which ends the work.
@@ -165,7 +169,7 @@ impl Compiler {
         &self,
         texts: &[Text],
         deadline: Instant,
-        done: &mut dyn FnMut(usize, Result<Compiled, Refusal>) -> Result<(), Error>,
+        done: &mut dyn FnMut(Option<(usize, Result<Compiled, Refusal>)>) -> Result<(), Error>,
     ) -> Result<(), Error> {
         let mut waiting: Vec<usize> = (0..texts.len()).collect();
         waiting.sort_by_key(|index| (texts[*index].last, Reverse(texts[*index].contents.len())));
@@ -183,13 +187,16 @@ impl Compiler {
                 }
             }
             // What is ready is taken while other compilers work.
-            for (index, result) in ready.drain(..) {
-                done(index, result)?;
+            if ready.is_empty() {
+                done(None)?;
+            }
+            for result in ready.drain(..) {
+                done(Some(result))?;
             }
             if running.is_empty() {
                 return Ok(());
             }
-            process::wait_for_one(&running);
+            process::wait_for_one(&running, TICK);
             running.retain_mut(|(index, process)| {
                 let Some(ended) = process.ended() else {
                     return true;
@@ -204,9 +211,11 @@ impl Compiler {
     fn start(&self, text: &Text, user: u32, deadline: Instant) -> Result<Process, Refusal> {
         let now = Instant::now();
         if now >= deadline {
-            return Err(Refusal::failed(
-                "not compiled: the time for this pass was over before its turn; the next pass tries again, or raise --deadline",
-            ));
+            let message = "not compiled: the time for this pass was over before its turn; the next pass tries again, or raise --deadline";
+            return Err(Refusal {
+                reason: "deadline",
+                ..Refusal::failed(message)
+            });
         }
         let until = deadline.min(now + self.settings.time * PATIENCE);
         let started = Process::start(&mut self.command(user), text.contents, until);

@@ -104,15 +104,15 @@ impl Drop for Process {
     }
 }
 
-/// Returns when one of `processes` ended, or the time of one is over.
-pub(super) fn wait_for_one(processes: &[(usize, Process)]) {
+/// Returns when one of `processes` ended, the time of one is over, or `most` has passed.
+pub(super) fn wait_for_one(processes: &[(usize, Process)], most: Duration) {
     let until = processes.iter().map(|(_, process)| process.until);
     let Some(until) = until.min() else { return };
     let pidfds = processes.iter().map(|(_, process)| &process.pidfd);
     let mut pidfds: Vec<_> = pidfds.map(|fd| PollFd::new(fd, PollFlags::IN)).collect();
     // Rounded up, or the last millisecond would be spent spinning.
     let pause = until.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
-    let _ = poll(&mut pidfds, Timespec::try_from(pause).ok().as_ref());
+    let _ = poll(&mut pidfds, Timespec::try_from(pause.min(most)).ok().as_ref());
 }
 
 /// A file in memory that no executed program inherits.

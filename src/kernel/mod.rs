@@ -23,6 +23,9 @@ pub(crate) use processes::Scan;
 /// security modules share.
 const LABELS: [&str; 2] = ["attr/apparmor/current", "attr/current"];
 
+/// The meaning of [`Kernel::complains`] for a person.
+pub(crate) const COMPLAINS: &str = "NOTHING IS ENFORCED: the kernel's own mode is complain (/sys/module/apparmor/parameters/mode); write enforce into that file, or boot without apparmor.mode=complain";
+
 /// Where the kernel's files are mounted.
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {

@@ -66,7 +66,8 @@ fn conclude(
         }
         status.logged = now.uptime;
     }
-    if settings.loop_id.is_some() {
+    // After a removal or a restore, only the loop's next pass makes the node ready.
+    if settings.loop_id.is_some() || cluster.is_none() {
         status.loop_id.clone_from(&settings.loop_id);
     }
     if !store.is_prepared() {

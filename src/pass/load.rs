@@ -145,12 +145,13 @@ impl Pass<'_> {
         let texts: Vec<Text> = texts.collect();
         let (mut ready, mut later, mut since) = (Vec::new(), Vec::new(), Instant::now());
         let deadline = self.deadline;
-        compiler.compile(&texts, deadline, &mut |index, result| {
-            let fresh = &fresh[index];
-            if let Some(candidate) = self.candidate(fresh, result, rules)? {
-                ready.push((fresh, candidate));
+        compiler.compile(&texts, deadline, &mut |done| {
+            if let Some((index, result)) = done {
+                let fresh = &fresh[index];
+                let candidate = self.candidate(fresh, result, rules)?;
+                ready.extend(candidate.map(|candidate| (fresh, candidate)));
             }
-            if since.elapsed() < BATCH {
+            if ready.is_empty() || since.elapsed() < BATCH {
                 return Ok(());
             }
             since = Instant::now();

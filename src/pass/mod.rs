@@ -118,8 +118,12 @@ impl Session {
         &self,
         outcomes: Vec<Outcome>,
         files: &BTreeSet<&str>,
-        remarks: Vec<String>,
+        mut remarks: Vec<String>,
     ) -> Report {
+        let enforcing = !self.kernel.complains();
+        if !enforcing {
+            remarks.push(kernel::COMPLAINS.to_owned());
+        }
         let set = self.set().clone();
         let in_force = set.in_force().map(|(name, _)| name.to_string());
         let in_force = in_force.filter(|name| files.contains(&**name));
@@ -133,7 +137,7 @@ impl Session {
                 Exit::Incomplete
             },
             remarks,
-            enforcing: !self.kernel.complains(),
+            enforcing,
             saved: (!self.dry).then(|| self.store.saved()),
             set,
         }

@@ -12,7 +12,6 @@ use crate::kernel::{Scan, processes};
 use crate::outcome::{Kind, Outcome};
 use crate::plan::{Sighting, Verdict};
 use crate::profile::{is_within, quoted};
-use crate::report::logger;
 use crate::state::{Pending, Unwanted};
 
 /// While a program may be starting, a scan is repeated so often in a pass, after so long.
@@ -157,18 +156,14 @@ impl Pass<'_> {
         let Verdict::Not(kind, message) = verdict else {
             return owned.retain(|owned, _| !is_within(owned, name));
         };
-        let first = owned.get_mut(name).is_some_and(|owned| {
+        if let Some(owned) = owned.get_mut(name) {
             owned.pending = None;
-            owned.unwanted.replace(clock).is_none()
-        });
-        if kind == Kind::Blocked {
-            return self.problem(name, kind, message);
+            owned.unwanted = Some(clock);
         }
-        let outcome = Outcome::new(name, kind, message);
-        if first && !self.session.dry {
-            logger::outcome(&outcome);
+        match kind {
+            Kind::Blocked => self.problem(name, kind, message),
+            _ => self.outcome(Outcome::new(name, kind, message)),
         }
-        self.outcome(outcome);
     }
 
     fn write_removal(&mut self, name: &str, reason: String) {

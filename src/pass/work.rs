@@ -273,7 +273,7 @@ impl<'a> Work<'a> {
                 source,
                 key,
                 includes: includes.clone(),
-                last: problem.is_some_and(|problem| problem.kind == Kind::Failed),
+                last: problem.is_some_and(|problem| problem.reason.as_deref() == Some("failed")),
             });
         }
         None

@@ -123,8 +123,11 @@ impl Report {
         Digest::of_parts(parts).short()
     }
 
-    /// Logs the problems that stood `before`, a line each, and the one line that every pass ends with.
+    /// Logs what waits and the problems that stood `before`, a line each, and the one line that every pass
+    /// ends with.
     pub(crate) fn log_end(&self, before: Option<Time>) {
+        let waiting = |outcome: &&Outcome| outcome.severity == Severity::Waiting;
+        self.outcomes.iter().filter(waiting).for_each(logger::outcome);
         let problems = self.set.problems.iter();
         for (profile, problem) in problems.filter(|(_, problem)| Some(problem.since) < before) {
             logger::outcome(&problem.outcome(profile));

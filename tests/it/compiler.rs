@@ -1,254 +1,266 @@
-//! Compilers that misbehave. What runs here is a script in the place of apparmor_parser.
+//! Compilers that misbehave, and what of that is held against a text. In the compiler's place runs a
+//! program that does what the text says (tests/harness/src/compiler.c).
 
-use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 
-use crate::node::{Node, Run, assert_plain, parser, profile};
+use harness::{Node, Run, assert_plain, deeds, eventually, parser, profile};
 
-/// A plan of one profile with the compiler `script`.
-fn plan(script: &str, arguments: &[&str]) -> Run {
-    let node = Node::new();
-    node.want("custom.a", profile("custom.a"));
-    let parser = install(&node, script);
-    node.plan(&[&["--parser", parser.as_str()], arguments].concat())
+/// A node whose compiler is the stand-in, with a text for each of `texts`.
+struct Stage {
+    node: Node,
+    parser: String,
 }
 
-/// Puts `script` in the compiler's place, and says where that is.
-fn install(node: &Node, script: &str) -> String {
-    node.write("parser", format!("#!/bin/sh\n{script}\n"));
-    let parser = node.path("parser");
-    std::fs::set_permissions(&parser, PermissionsExt::from_mode(0o755)).unwrap();
-    node.arg("parser")
+impl Stage {
+    fn new(texts: &[(&str, &[&str])]) -> Self {
+        let node = Node::new();
+        for (name, lines) in texts {
+            node.put(name, deeds(name, lines));
+        }
+        let parser = node.stand_in();
+        Self { node, parser }
+    }
+
+    fn plan(&self, arguments: &[&str]) -> Run {
+        self.node
+            .plan(&[&["--parser", &self.parser], arguments].concat())
+    }
+
+    fn pass(&self, arguments: &[&str]) -> Run {
+        self.node
+            .reconcile(&[&["--parser", &self.parser], arguments].concat())
+    }
+
+    /// The one outcome of a plan over one text: kind, reason, message.
+    #[track_caller]
+    fn outcome(&self) -> (String, String, String) {
+        let document = self.plan(&["--output", "json"]).assert(1).json();
+        let outcomes = document["outcomes"].as_array().unwrap();
+        assert_eq!(outcomes.len(), 1, "{document:#}");
+        let word = |key: &str| outcomes[0][key].as_str().unwrap_or_default().to_owned();
+        assert_plain(&word("message"));
+        (word("kind"), word("reason"), word("message"))
+    }
 }
 
 #[track_caller]
-fn assert_refused(script: &str, words: &str) {
-    let run = plan(script, &[]).assert(1);
-    let line = format!("✗ refused   {words}");
-    assert_plain(run.stdout());
-    let run = run.prints(&[&line, "1 refused"]);
-    assert_eq!(run.stderr(), "");
-}
-
-#[test]
-fn one_that_hangs_is_killed_when_its_time_is_up() {
-    let start = Instant::now();
-    let run = plan("exec sleep 60", &["--compile-timeout", "500ms"]).assert(1);
-    assert!(start.elapsed() < Duration::from_secs(20));
-    run.prints(&[
-        "✗ refused   custom.a was not compiled within 500ms: several ** in one rule are what takes long",
-        "1 refused",
-    ]);
-}
-
-#[test]
-fn one_that_was_exchanged_compiles_everything_anew() {
-    let node = Node::with(&["custom.a", "custom.b"]);
-    let real = parser().display().to_string();
-    let parser = install(&node, &format!("exec {real} \"$@\""));
-    let pass = || node.reconcile(&["--parser", &parser]);
-    pass().assert(0);
-    node.want("custom.c", profile("custom.c"));
-    // The node does not load it.
-    assert!(!pass().assert(1).stderr().contains("custom.a"));
-    install(&node, "echo not today >&2; exit 1");
-    let run = pass().assert(1);
-    for name in ["custom.a", "custom.b", "custom.c"] {
-        let refused = format!("✗ refused   {name} was not compiled: not today");
-        assert!(run.stderr().contains(&refused), "{run}");
+fn assert_outcome(lines: &[&str], kind: &str, reason: &str, words: &[&str]) {
+    let outcome = Stage::new(&[("custom.a", lines)]).outcome();
+    assert_eq!((&*outcome.0, &*outcome.1), (kind, reason), "{outcome:?}");
+    for word in words {
+        assert!(
+            outcome.2.contains(word),
+            "{word:?} is not in: {}",
+            outcome.2
+        );
     }
 }
 
 #[test]
-fn its_children_are_killed_with_it() {
+fn a_complaint_is_about_the_text() {
+    let lines = ["say a\\e[31m\\nb\\nc\\n", "exit 1"];
+    assert_outcome(&lines, "refused", "compile", &["a\\u{1b}[31m; b"]);
+    let crash = ["signal 11"];
+    assert_outcome(&crash, "refused", "compile", &["signal 11"]);
+    assert_outcome(&["print \\n"], "refused", "compile", &["cannot be read"]);
+    // Parser 5 may compress.
+    let compressed = ["print 12345678\\x28\\xb5\\x2f\\xfdxx"];
+    assert_outcome(&compressed, "refused", "compile", &["compressed"]);
+    assert_outcome(&["flood"], "refused", "limit", &["bytes of policy"]);
+    assert_outcome(&[], "refused", "compile", &["defines no profile"]);
+}
+
+#[test]
+fn a_program_that_cannot_be_executed_is_the_nodes_failure() {
     let node = Node::new();
-    let mark = "60.123";
-    let run = plan(
-        &format!("sleep {mark} & wait"),
-        &["--compile-timeout", "300ms"],
-    )
-    .assert(1);
-    drop(node);
-    std::thread::sleep(Duration::from_millis(100));
-    for entry in std::fs::read_dir("/proc").unwrap().flatten() {
-        let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
-        let line = String::from_utf8_lossy(&line);
-        assert!(!line.starts_with(&format!("sleep\0{mark}")), "{run}");
+    node.put("custom.a", profile("custom.a"));
+    node.write("parser", "#!/bin/sh\nexit 0\n");
+    for mode in [0o644, 0o755] {
+        node.set_mode("parser", mode);
+        let run = node.plan(&["--parser", &node.arg("parser")]).assert(1);
+        run.line(&[
+            "✗ failed",
+            "custom.a",
+            "cannot execute",
+            &node.arg("parser"),
+        ]);
     }
 }
 
 #[test]
-fn the_deadline_of_the_pass_counts_too() {
-    let start = Instant::now();
-    let run = plan("exec sleep 60", &["--deadline", "400ms"]).assert(1);
-    assert!(start.elapsed() < Duration::from_secs(20));
-    assert!(
-        run.stdout()
-            .contains("✗ refused   custom.a was not compiled"),
-        "{run}"
-    );
-}
-
-/// Large texts that take for ever come first; in the next pass they are held, and what had no turn
-/// has it.
-#[test]
-fn what_had_no_turn_is_the_next_passes_first() {
-    let node = Node::new();
-    node.want("custom.good", profile("custom.good"));
-    let bomb = format!("{}# bomb {}\n", profile("custom.bomb"), "x".repeat(9000));
-    node.want("custom.bomb", bomb);
-    let real = parser();
-    let real = real.display();
-    node.write(
-        "parser",
-        format!("#!/bin/sh\ngrep -q bomb /proc/self/fd/0 && exec sleep 60\nexec {real} \"$@\"\n"),
-    );
-    let path = node.path("parser");
-    std::fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).unwrap();
-    let path = node.arg("parser");
-    let pass = |deadline| {
-        node.reconcile(&["--parser", &path, "--jobs", "1", "--deadline", deadline])
-            .assert(1)
-    };
-    let first = pass("1s");
-    assert!(
-        first
-            .stderr()
-            .contains("custom.good was not compiled: the time"),
-        "{first}"
-    );
-    assert_eq!(node.written(), b"");
-    let second = pass("60s");
-    assert!(
-        second.stderr().contains("+ load      custom.good"),
-        "{second}"
-    );
-    assert!(
-        !second.stderr().contains("custom.good was not compiled"),
-        "{second}"
-    );
-}
-
-#[test]
-fn one_that_dies() {
-    assert_refused(
-        "kill -SEGV $$",
-        "custom.a was not compiled: the compiler died of signal 11",
-    );
-    assert_refused(
-        "kill -KILL $$",
-        "custom.a was not compiled: somebody killed the compiler, maybe for want of memory",
-    );
-}
-
-#[test]
-fn one_that_says_nothing() {
-    assert_refused(
-        "exit 7",
-        "custom.a was not compiled: the compiler ended with status 7, without a word",
-    );
-    assert_refused("exit 0", "custom.a defines no profile");
-}
-
-#[test]
-fn one_that_shouts() {
-    assert_refused(
-        "printf 'a\\033[31m\\nb\\n' >&2; exit 1",
-        "custom.a was not compiled: a\\u{1b}[31m; b",
-    );
-    let run = plan("head -c 200000 /dev/zero | tr '\\0' x >&2; exit 1", &[]).assert(1);
+fn long_messages_are_cut() {
+    let run = Stage::new(&[("custom.a", &["shout", "exit 1"])])
+        .plan(&[])
+        .assert(1);
     assert!(run.stdout().len() < 2000, "{run}");
 }
 
 #[test]
-fn one_that_writes_no_policy() {
-    let run = plan("echo nonsense", &[]).assert(1);
-    assert!(
-        run.stdout().contains(
-            "✗ refused   custom.a: the compiler's output cannot be read: the compiled policy cannot be read"
-        ),
-        "{run}"
-    );
-    // Parser 5 may compress.
-    let run = plan("printf '12345678\\050\\265\\057\\375xx'", &[]).assert(1);
-    assert!(run.stdout().contains("is compressed"), "{run}");
-}
-
-#[test]
-fn one_that_writes_without_end() {
-    assert_refused(
-        "exec cat /dev/zero",
-        "custom.a becomes more than 33554432 bytes of policy",
-    );
-}
-
-#[test]
-fn one_that_cannot_be_executed() {
-    let node = Node::new();
-    node.want("custom.a", profile("custom.a"));
-    node.write("parser", "#!/bin/sh\n");
-    let run = node.plan(&["--parser", &node.arg("parser")]).assert(1);
-    let said = format!(
-        "✗ refused   custom.a was not compiled: cannot execute {}: Permission denied",
-        node.arg("parser")
-    );
-    assert!(run.stdout().contains(&said), "{run}");
-}
-
-#[test]
-fn it_sees_nothing_of_ours() {
-    let node = Node::new();
-    node.want("custom.a", profile("custom.a"));
-    node.write(
-        "parser",
-        "#!/bin/sh\n{ id -u; env; ls /proc/self/fd | wc -l; grep CapEff /proc/self/status; } >&2; exit 1\n",
-    );
-    let parser = node.path("parser");
-    std::fs::set_permissions(&parser, PermissionsExt::from_mode(0o755)).unwrap();
-    let run = node.run_with(
-        &["check", "profiles", "--parser", &node.arg("parser")],
-        &[("SECRET", "canary")],
-    );
-    assert!(!run.stdout().contains("canary"), "{run}");
-    // Root becomes nobody, others stay who they are.
-    let root = std::fs::metadata("/proc/self").map(|m| std::os::unix::fs::MetadataExt::uid(&m));
-    if root.unwrap() == 0 {
-        assert!(run.stdout().contains("not compiled: 65534; "), "{run}");
-    }
-}
-
-/// What may have been chance is tried again; what is certain is not.
-#[test]
-fn a_timeout_is_not_held_against_a_text_for_ever() {
-    let node = Node::settled(&["custom.good"]);
-    node.want("custom.a", profile("custom.a"));
-    node.write("parser", "#!/bin/sh\nexec sleep 60\n");
-    let parser = node.path("parser");
-    std::fs::set_permissions(&parser, PermissionsExt::from_mode(0o755)).unwrap();
-    let arguments = [
-        "--parser",
-        &node.arg("parser"),
-        "--compile-timeout",
-        "200ms",
-    ];
-    let run = node.reconcile(&arguments).assert(1);
-    assert!(
-        run.stderr()
-            .contains("custom.a was not compiled within 200ms"),
-        "{run}"
-    );
-    let start = Instant::now();
-    node.reconcile(&arguments).assert(1);
-    assert!(start.elapsed() < Duration::from_millis(200));
-    node.edit_state(|state| {
-        let problem = &mut state["sets"]["default"]["problems"]["custom.a"];
-        problem["since"]["uptime"] = 0.into();
-    });
-    let uptime = std::fs::read_to_string("/proc/uptime").unwrap();
-    let up: f64 = uptime.split(' ').next().unwrap().parse().unwrap();
-    if up > 600.0 {
+fn a_compiler_that_waits_is_killed_and_tried_again_in_the_next_pass() {
+    let stage = Stage::new(&[("custom.a", &["hang"])]);
+    // Four times as long as it may compute.
+    let short = ["--max-compile-time", "1s"];
+    for _ in 0..2 {
         let start = Instant::now();
-        node.reconcile(&arguments).assert(1);
-        assert!(start.elapsed() >= Duration::from_millis(200));
+        let run = stage.pass(&short).assert(1);
+        run.line(&["✗ failed", "custom.a", "waited too long", "the next pass"]);
+        assert!(
+            start.elapsed() > Duration::from_secs(3),
+            "{:?}",
+            start.elapsed()
+        );
     }
+    assert_eq!(stage.node.set()["problems"]["custom.a"]["kind"], "failed");
+    assert_eq!(stage.node.status()["last_pass"]["ready"], false);
+}
+
+#[test]
+fn a_text_that_takes_too_much_processor_time_is_refused_until_it_changes() {
+    let stage = Stage::new(&[("custom.a", &["spin"])]);
+    let short = ["--max-compile-time", "1s"];
+    let run = stage.pass(&short).assert(1);
+    run.line(&[
+        "✗ refused",
+        "custom.a",
+        "1s of processor time",
+        "--max-compile-time",
+    ]);
+    assert_eq!(stage.node.set()["problems"]["custom.a"]["reason"], "cost");
+    assert_eq!(stage.node.status()["last_pass"]["ready"], true);
+    let start = Instant::now();
+    stage.pass(&short).assert(1).line(&["custom.a refused"]);
+    assert!(
+        start.elapsed() < Duration::from_secs(1),
+        "it was compiled again"
+    );
+    // With more time it is tried again.
+    let start = Instant::now();
+    stage.pass(&["--max-compile-time", "2s"]).assert(1);
+    assert!(
+        start.elapsed() > Duration::from_secs(1),
+        "it was not compiled"
+    );
+}
+
+#[test]
+fn the_deadline_of_the_pass_ends_a_compiler_too() {
+    let stage = Stage::new(&[("custom.a", &["hang"]), ("custom.b", &["hang"])]);
+    let start = Instant::now();
+    let run = stage.pass(&["--deadline", "1s", "--jobs", "1"]).assert(1);
+    assert!(start.elapsed() < Duration::from_secs(20));
+    run.line(&["✗ failed", "custom.a", "waited too long"]);
+    run.line(&["✗ failed", "custom.b", "--deadline"]);
+    assert_eq!(stage.node.status()["last_pass"]["ready"], false);
+}
+
+#[test]
+fn processes_that_a_compiler_started_are_killed_with_it() {
+    let stage = Stage::new(&[("custom.a", &["fork", "hang"])]);
+    stage.plan(&["--deadline", "500ms"]).assert(1);
+    eventually("all of its processes are gone", || {
+        let of_stage = |entry: &std::fs::DirEntry| {
+            let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+            line.starts_with(stage.parser.as_bytes())
+        };
+        let mut processes = std::fs::read_dir("/proc").unwrap().flatten();
+        (!processes.any(|process| of_stage(&process))).then_some(())
+    });
+}
+
+#[test]
+fn a_compiler_has_a_user_of_its_own_and_nothing_of_ours() {
+    let texts: [(&str, &[&str]); 2] = [
+        ("custom.a", &["show", "exit 1"]),
+        ("custom.b", &["show", "exit 1"]),
+    ];
+    let stage = Stage::new(&texts);
+    let plan = ["plan", &stage.node.source(), "--parser", &stage.parser];
+    let run = stage
+        .node
+        .run_with(&plan, &[("ANY_SECRET", "canary")])
+        .assert(1);
+    let shown = |name: &str| {
+        let line = run.line(&["✗ refused", name, "user "]);
+        let words = line[line.find("user ").unwrap()..].to_owned();
+        let user = words.split(' ').nth(1).unwrap().parse::<u32>().unwrap();
+        (user, words)
+    };
+    let (one, words) = shown("custom.a");
+    let (other, _) = shown("custom.b");
+    assert!(
+        words.ends_with("folder / capabilities 0000000000000000"),
+        "{words}"
+    );
+    if std::os::unix::fs::MetadataExt::uid(&std::fs::metadata("/proc/self").unwrap()) == 0 {
+        for user in [one, other] {
+            assert!((0x7000_0000..=0x7FFD_FFFF).contains(&user), "{user}");
+        }
+        assert_ne!(one, other);
+        assert!(
+            words.starts_with(&format!("user {one} group {one} ")),
+            "{words}"
+        );
+    }
+}
+
+#[test]
+fn another_compiler_compiles_everything_anew() {
+    let node = Node::with(&["custom.a", "custom.b"]);
+    let exchange = |end: &[u8]| {
+        let mut program = std::fs::read(parser()).unwrap();
+        program.extend(end);
+        node.write("parser", program);
+        node.set_mode("parser", 0o755);
+    };
+    exchange(b"");
+    let arguments = ["--parser", &node.arg("parser"), "--adopt", "*"];
+    let pass = |code| node.reconcile(&arguments).assert(code);
+    pass(0);
+    pass(0);
+    let keys = || ["custom.a", "custom.b"].map(|name| node.set()["profiles"][name]["key"].clone());
+    let before = keys();
+    pass(0);
+    assert_eq!(keys(), before);
+    exchange(b"another version");
+    pass(0);
+    let after = keys();
+    assert_ne!(after[0], before[0]);
+    assert_ne!(after[1], before[1]);
+}
+
+#[test]
+fn a_compiler_that_could_not_work_is_the_nodes_failure() {
+    let next = "the next pass";
+    assert_outcome(&["signal 9"], "failed", "failed", &["killed", next]);
+    assert_outcome(&["signal 15"], "failed", "failed", &["a signal", next]);
+    // It says nothing: a compiler that objects to a text says why.
+    assert_outcome(&["exit 7"], "failed", "failed", &["status 7", next]);
+    // As the loader ends where a library is missing.
+    let loader = [
+        "say parser: error while loading shared libraries: libx.so\\n",
+        "exit 127",
+    ];
+    assert_outcome(
+        &loader,
+        "failed",
+        "failed",
+        &["loading shared libraries", next],
+    );
+}
+
+/// Large texts come first; one that took all the time of a pass is the last of the next.
+#[test]
+fn a_text_that_had_no_turn_is_compiled_by_the_next_pass() {
+    let stage = Stage::new(&[
+        ("custom.bomb", &["hang", &"x".repeat(9000)]),
+        ("custom.good", &["copy good"]),
+    ]);
+    let good = stage.node.compile(&profile("custom.good"), &[]);
+    stage.node.write("base/good", &good);
+    let first = stage.pass(&["--jobs", "1", "--deadline", "1s"]).assert(1);
+    first.line(&["✗ failed", "custom.good", "before its turn"]);
+    stage.node.assert_untouched();
+    let second = stage.pass(&["--jobs", "1", "--deadline", "3s"]).assert(1);
+    second.line(&["+ load", "custom.good"]);
+    assert_eq!(stage.node.load_written(), good);
 }

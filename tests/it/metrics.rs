@@ -1,104 +1,101 @@
-//! The metrics file: what stands in it after passes of every outcome. That Prometheus reads it
-//! is tested in tests/metrics.
+//! The metrics file after passes of every outcome. That Prometheus reads it is tested in tests/metrics.
 
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::MetadataExt as _;
 
-use crate::node::{Node, profile};
+use harness::{Node, profile};
 
-/// A pass that writes `metrics.prom`.
+const FILE: [&str; 2] = ["--metrics-file", "/metrics.prom"];
+
+/// The lines of metrics.prom after a pass.
+#[track_caller]
 fn pass(node: &Node, code: i32) -> Vec<String> {
-    node.reconcile(&["--metrics-file", "/metrics.prom"])
-        .assert(code);
+    node.reconcile(&FILE).assert(code);
     node.read("metrics.prom")
         .lines()
-        .map(ToOwned::to_owned)
+        .map(str::to_owned)
         .collect()
 }
 
 #[track_caller]
 fn assert_has(lines: &[String], line: &str) {
-    assert!(lines.iter().any(|l| l == line), "{line}: {lines:#?}");
+    assert!(
+        lines.iter().any(|other| other == line),
+        "{line}: {lines:#?}"
+    );
+}
+
+/// The line that begins with `start`.
+#[track_caller]
+fn line<'a>(lines: &'a [String], start: &str) -> &'a str {
+    let line = lines.iter().find(|line| line.starts_with(start));
+    line.unwrap_or_else(|| panic!("{start}: {lines:#?}"))
 }
 
 #[test]
-fn it_is_written_whole_by_each_pass_and_can_be_read_by_others() {
+fn each_pass_replaces_the_file_by_a_whole_one_that_others_may_read() {
     let node = Node::with(&["custom.a"]);
     pass(&node, 0);
-    let first = node.path("metrics.prom").metadata().unwrap();
-    assert_eq!(first.permissions().mode() & 0o777, 0o644);
-    let inode = |m: &std::fs::Metadata| std::os::unix::fs::MetadataExt::ino(m);
+    assert_eq!(node.mode("metrics.prom"), 0o644);
+    let inode = || node.path("metrics.prom").metadata().unwrap().ino();
+    let first = inode();
     let lines = pass(&node, 0);
-    let second = node.path("metrics.prom").metadata().unwrap();
-    assert_ne!(
-        inode(&first),
-        inode(&second),
-        "a reader sees the old or the new"
+    assert_ne!(inode(), first, "a reader sees the old file or the new one");
+    assert_has(
+        &lines,
+        "armorer_passes_total{set=\"default\",result=\"converged\"} 2",
     );
-    assert!(!node.exists("metrics.prom.tmp"));
-    let result = "armorer_passes_total{set=\"default\",result=";
-    assert_has(&lines, &format!("{result}\"converged\"}} 2"));
     assert_has(
         &lines,
         "armorer_profiles{set=\"default\",state=\"in_force\"} 1",
     );
     assert_has(&lines, "armorer_last_pass_exit_code{set=\"default\"} 0");
+    // It is all that an idle pass writes besides the status.
+    let before = node.files(&["status.json", "metrics.prom"]);
+    pass(&node, 0);
+    assert!(node.files(&["status.json", "metrics.prom"]) == before);
 }
 
 #[test]
-fn nothing_else_is_written_by_a_pass_that_changes_nothing() {
+fn a_planted_link_leads_no_write_elsewhere() {
     let node = Node::settled(&["custom.a"]);
+    node.write("target", "theirs");
+    for planted in ["metrics.prom", "metrics.prom.tmp", "metrics.prom.new"] {
+        node.link("target", planted);
+    }
     pass(&node, 0);
-    let files = || {
-        let entries = walkdir::WalkDir::new(node.path("")).into_iter();
-        let files = entries
-            .map(Result::unwrap)
-            .filter(|e| e.file_type().is_file());
-        let ours = |name: &std::ffi::OsStr| name == "heartbeat" || name == "metrics.prom";
-        let files = files.filter(|entry| !ours(entry.file_name()));
-        files
-            .map(|entry| {
-                (
-                    entry.path().to_owned(),
-                    entry.metadata().unwrap().modified().unwrap(),
-                )
-            })
-            .collect::<Vec<_>>()
-    };
-    let before = files();
-    pass(&node, 0);
-    assert_eq!(files(), before);
+    assert_eq!(node.read("target"), "theirs");
+    assert!(
+        node.path("metrics.prom")
+            .symlink_metadata()
+            .unwrap()
+            .is_file()
+    );
 }
 
 #[test]
-fn a_plan_writes_none() {
-    let node = Node::with(&["custom.a"]);
-    node.plan(&["--metrics-file", "/metrics.prom"]).assert(0);
-    assert!(!node.exists("metrics.prom"));
-}
-
-#[test]
-fn a_pass_that_could_not_run_is_told_with_what_was_known() {
+fn a_pass_that_could_not_run_is_counted_and_the_rest_stays_known() {
     let node = Node::with(&["custom.a"]);
     let converged = pass(&node, 0);
-    let of = |lines: &[String], name: &str| {
-        let line = lines.iter().find(|line| line.starts_with(name));
-        line.unwrap_or_else(|| panic!("{name}: {lines:#?}")).clone()
-    };
     node.remove("profiles");
     let lines = pass(&node, 3);
     assert_has(&lines, "armorer_last_pass_exit_code{set=\"default\"} 3");
-    let result = "armorer_passes_total{set=\"default\",result=";
-    assert_has(&lines, &format!("{result}\"failed\"}} 1"));
+    assert_has(
+        &lines,
+        "armorer_passes_total{set=\"default\",result=\"failed\"} 1",
+    );
     for kept in [
         "armorer_last_converged_timestamp_seconds",
         "armorer_profile_info",
     ] {
-        assert_eq!(of(&lines, kept), of(&converged, kept));
+        assert_eq!(line(&lines, kept), line(&converged, kept));
     }
     // Of an unreadable state nothing is claimed.
     node.write("var/lib/armorer/state.json", "{");
     let lines = pass(&node, 3);
-    assert_has(&lines, &format!("{result}\"failed\"}} 2"));
+    assert_has(
+        &lines,
+        "armorer_passes_total{set=\"default\",result=\"failed\"} 2",
+    );
     assert!(
         !lines
             .iter()
@@ -107,12 +104,12 @@ fn a_pass_that_could_not_run_is_told_with_what_was_known() {
 }
 
 #[test]
-fn a_pass_that_waits_in_vain_for_the_lock_is_told() {
+fn a_pass_that_never_gets_the_lock_is_counted() {
     let node = Node::settled(&["custom.a"]);
     let lock = std::fs::File::open(node.path("var/lib/armorer/lock")).unwrap();
     lock.lock().unwrap();
-    let file = ["--metrics-file", "/metrics.prom", "--lock-timeout", "100ms"];
-    node.reconcile(&file).assert(3);
+    node.reconcile(&[&FILE[..], &["--lock-timeout", "100ms"]].concat())
+        .assert(3);
     let text = node.read("metrics.prom");
     assert!(
         text.contains("armorer_last_pass_exit_code{set=\"default\"} 3\n"),
@@ -125,28 +122,20 @@ fn a_pass_that_waits_in_vain_for_the_lock_is_told() {
 }
 
 #[test]
-fn what_cannot_be_written_is_warned_of_and_fails_no_pass() {
+fn a_file_that_cannot_be_written_is_a_warning_and_fails_no_pass() {
     let node = Node::settled(&["custom.a"]);
     let env = [("ARMORER_METRICS_FILE", "/nowhere/metrics.prom")];
-    let run = node
-        .run_with(&["reconcile", &node.profiles()], &env)
-        .assert(0);
-    let said = run.stderr();
-    assert_eq!(said.lines().count(), 2, "{run}");
-    assert!(
-        said.contains("warning: the metrics are not written: "),
-        "{run}"
-    );
-    assert!(said.contains("/nowhere/metrics.prom.tmp"), "{run}");
-    assert!(said.contains("see --metrics-file"), "{run}");
+    let run = node.run_with(&["reconcile", "profiles"], &env).assert(0);
+    assert_eq!(run.stderr().lines().count(), 2, "{run}");
+    run.line(&["warning", "/nowhere/metrics.prom", "--metrics-file"]);
 }
 
 #[test]
 fn problems_deferred_removals_and_processes_have_lines_of_their_own() {
     let node = Node::settled(&["custom.a", "custom.old"]);
-    node.remove("profiles/custom.old");
-    node.want("custom.bad", "profile custom.bad {\n  bogus\n}\n");
-    node.want("custom.theirs", profile("custom.theirs"));
+    node.take_out("custom.old");
+    node.put("custom.bad", "profile custom.bad {\n  bogus\n}\n");
+    node.put("custom.theirs", profile("custom.theirs"));
     node.load("custom.theirs", "profile custom.theirs {\n}\n");
     node.process(77, "sleep", "custom.old (enforce)");
     let lines = pass(&node, 1);
@@ -157,26 +146,27 @@ fn problems_deferred_removals_and_processes_have_lines_of_their_own() {
         ("deferred", 1),
         ("missing", 0),
     ] {
-        let line = format!("armorer_profiles{{set=\"default\",state=\"{state}\"}} {count}");
-        assert_has(&lines, &line);
-    }
-    let users = "armorer_processes_confined{set=\"default\",profile=";
-    assert_has(&lines, &format!("{users}\"custom.old\"}} 1"));
-    assert_has(&lines, &format!("{users}\"custom.a\"}} 0"));
-    for start in [
-        "armorer_profile_problem_timestamp_seconds{set=\"default\",profile=\"custom.bad\",kind=\"refused\"} 1",
-        "armorer_profile_problem_timestamp_seconds{set=\"default\",profile=\"custom.theirs\",kind=\"conflict\"} 1",
-        "armorer_removal_deferred_timestamp_seconds{set=\"default\",profile=\"custom.old\"} 1",
-    ] {
-        assert!(
-            lines.iter().any(|line| line.starts_with(start)),
-            "{lines:#?}"
+        assert_has(
+            &lines,
+            &format!("armorer_profiles{{set=\"default\",state=\"{state}\"}} {count}"),
         );
     }
+    for (name, count) in [("custom.old", 1), ("custom.a", 0)] {
+        let users = "armorer_processes_confined{set=\"default\",profile=";
+        assert_has(&lines, &format!("{users}\"{name}\"}} {count}"));
+    }
+    for (name, kind) in [("custom.bad", "refused"), ("custom.theirs", "conflict")] {
+        let problem = "armorer_profile_problem_timestamp_seconds{set=\"default\",profile=";
+        line(&lines, &format!("{problem}\"{name}\",kind=\"{kind}\"}} 1"));
+    }
+    line(
+        &lines,
+        "armorer_removal_deferred_timestamp_seconds{set=\"default\",profile=\"custom.old\"} 1",
+    );
     // Neither it nor its process is there any more.
     node.remove("proc/77");
-    let run = ["--metrics-file", "/metrics.prom", "--remove-after", "0s"];
-    node.reconcile(&run).assert(1);
+    node.reconcile(&[&FILE[..], &["--remove-after", "0s"]].concat())
+        .assert(1);
     let text = node.read("metrics.prom");
     assert!(!text.contains("custom.old"), "{text}");
     let operation = "armorer_kernel_operations_total{set=\"default\",operation=\"remove\"} 1\n";
@@ -199,9 +189,11 @@ fn each_set_counts_its_own() {
         "/web.prom",
     ])
     .assert(0);
-    let load = "armorer_kernel_operations_total{set=\"web\",operation=\"load\"} 0\n";
     let text = node.read("web.prom");
-    assert!(text.contains(load), "{text}");
+    assert!(
+        text.contains("armorer_kernel_operations_total{set=\"web\",operation=\"load\"} 0\n"),
+        "{text}"
+    );
     assert!(!text.contains("default"), "{text}");
 }
 
@@ -213,8 +205,7 @@ fn two_passes_at_once_leave_a_whole_file_and_count_both() {
         for _ in 0..2 {
             scope.spawn(|| {
                 for _ in 0..EACH {
-                    node.reconcile(&["--metrics-file", "/metrics.prom"])
-                        .assert(0);
+                    node.reconcile(&FILE).assert(0);
                 }
             });
         }

@@ -1,23 +1,9 @@
-//! What a plan says, and that it only says it.
+//! A plan: its lines, and that it only says them.
 
-use std::collections::BTreeMap;
-use std::path::Path;
+use harness::{Node, profile};
+use insta::assert_snapshot;
 
-use crate::node::{Node, profile};
-
-/// Every file below `path`, with what is in it.
-fn files(path: &Path) -> BTreeMap<String, Vec<u8>> {
-    let mut files = BTreeMap::new();
-    for entry in walkdir::WalkDir::new(path) {
-        let entry = entry.unwrap();
-        let name = entry.path().display().to_string();
-        let bytes = std::fs::read(entry.path()).unwrap_or_default();
-        files.insert(name, bytes);
-    }
-    files
-}
-
-/// A node on which each kind of line is due.
+/// A node on which each kind of outcome is due that a plan can have.
 fn everything() -> Node {
     let node = Node::settled(&[
         "custom.deferred",
@@ -27,67 +13,73 @@ fn everything() -> Node {
         "custom.kept",
     ]);
     node.edit_state(|state| {
-        let owned = &mut state["sets"]["default"]["owned"];
-        owned["custom.gone"]["unwanted"] = serde_json::json!({
-            "unwanted_since": {"at": "2026-01-01T00:00:00Z", "uptime": 0},
-            "last_seen_in_use": null,
-        });
+        let set = &mut state["sets"]["default"];
+        set["owned"]["custom.gone"]["unwanted"] =
+            serde_json::json!({"since": {"at": "2026-01-01T00:00:00Z", "uptime": 0}});
+        let repair = serde_json::json!({"at": "2026-01-01T00:00:00Z", "uptime": 1_u64 << 40});
+        set["profiles"]["custom.kept"]["repairs"] = serde_json::json!([repair, repair, repair]);
     });
-    node.remove("profiles/custom.deferred");
-    node.remove("profiles/custom.gone");
+    node.take_out("custom.deferred");
+    node.take_out("custom.gone");
     node.process(77, "sh", "custom.deferred//kid (enforce)");
     node.unload("custom.repaired");
-    node.want(
+    node.unload("custom.kept");
+    node.put(
         "custom.changed",
         "profile custom.changed {\n  deny /x w,\n}\n",
     );
-    node.want("custom.new", profile("custom.new"));
-    node.want("custom.own", profile("custom.own"));
-    node.load("custom.own", &profile("custom.own"));
-    node.want("custom.theirs", profile("custom.theirs"));
+    node.put("custom.new", profile("custom.new"));
+    node.put_loaded("custom.own", &profile("custom.own"));
+    node.put("custom.theirs", profile("custom.theirs"));
     node.load("custom.theirs", "profile custom.theirs {\n}\n");
-    node.want("custom.bad", "profile custom.bad {\n  bogus\n}\n");
+    node.put("custom.bad", "profile custom.bad {\n  bogus\n}\n");
     node
 }
 
+/// As long as the machine is up: on one that was just booted it is not due at once.
+const SOON: [&str; 2] = ["--remove-after", "1s"];
+
 #[test]
-fn each_line_says_what_to_whom_and_why_and_the_total_counts_them() {
-    // The clock of the removal runs since boot: on a machine just booted it is not due yet.
-    let node = everything();
-    let run = node.plan(&["--remove-after", "1s"]).assert(1);
-    let mut lines: Vec<&str> = run.stdout().lines().collect();
+fn each_line_has_sign_kind_profile_and_reason_and_the_total_counts_them() {
+    let run = everything().plan(&SOON).assert(1);
     // How long the machine is up.
-    assert!(
-        lines[3].starts_with("- remove    custom.gone: unwanted for "),
-        "{run}"
-    );
-    assert!(lines[3].ends_with(" and unused"), "{run}");
-    lines.remove(3);
-    assert_eq!(
-        lines,
-        [
-            "✗ refused   custom.bad line 3: syntax error, unexpected TOK_CLOSE, expecting TOK_MODE",
-            "~ replace   custom.changed: changed",
-            "… deferred  custom.deferred: in use by 1 process (77 sh)",
-            "+ load      custom.new: new",
-            "= own       custom.own: what is loaded is what is wanted",
-            "+ load      custom.repaired: removed by somebody else",
-            "! conflict  custom.theirs is loaded by somebody else with other contents: rename yours, or take it \
-             over with --adopt 'custom.theirs'",
-            "2 to load, 1 to replace, 1 own, 1 to remove, 1 deferred, 1 conflict, 1 refused",
-        ],
-        "{run}"
-    );
+    let lines = run
+        .stdout()
+        .lines()
+        .map(|line| match line.split_once("unwanted for ") {
+            Some((start, _)) => format!("{start}unwanted for TIME and unused"),
+            None => line.to_owned(),
+        });
+    assert_snapshot!(lines.collect::<Vec<_>>().join("\n"), @r#"
+    ✗ refused   custom.bad: line 3: syntax error, unexpected TOK_CLOSE, expecting TOK_MODE
+    ~ replace   custom.changed: changed
+    … deferred  custom.deferred: in use by 1 process (77 sh)
+    - remove    custom.gone: unwanted for TIME and unused
+    ! contested custom.kept: another program unloaded it: processes that it confined stay unconfined until they are restarted, 3 times within 10m: find the program that loads custom.kept, and stop it
+    + load      custom.new: new
+    = own       custom.own: already loaded with the desired contents
+    + load      custom.repaired: another program unloaded it: processes that it confined stay unconfined until they are restarted
+    ! conflict  custom.theirs is loaded by another program with other contents: rename yours, or take it over with --adopt 'custom.theirs'
+    2 to load, 1 to replace, 1 own, 1 to remove, 1 deferred, 1 conflict, 1 contested, 1 refused
+    "#);
     assert_eq!(run.stderr(), "");
 }
 
 #[test]
 fn a_plan_changes_nothing_at_all() {
     let node = everything();
-    let before = files(&node.path(""));
-    node.plan(&["--remove-after", "0s", "--copy-to", "/copies"])
-        .assert(1);
-    assert!(files(&node.path("")) == before);
+    let before = node.files(&[]);
+    node.plan(&[
+        "--remove-after",
+        "0s",
+        "--copy-to",
+        "/copies",
+        "--metrics-file",
+        "/metrics.prom",
+    ])
+    .assert(1);
+    assert!(node.files(&[]) == before);
+    assert!(!node.exists("copies") && !node.exists("metrics.prom"));
     let node = Node::with(&["custom.a"]);
     node.plan(&[]).assert(0);
     assert!(!node.exists("var"));
@@ -102,99 +94,87 @@ fn a_plan_waits_for_no_lock() {
 }
 
 #[test]
-fn the_exit_code_of_a_plan_tells_changes_only_when_asked() {
+fn the_exit_code_of_a_plan_shows_changes_only_when_asked() {
     let node = Node::settled(&["custom.a"]);
     node.plan(&["--exit-code"])
         .assert(0)
         .prints(&["nothing to do"]);
-    node.want("custom.b", profile("custom.b"));
-    let lines = ["+ load      custom.b: new", "1 to load"];
-    node.plan(&["--exit-code"]).assert(4).prints(&lines);
-    node.plan(&[]).assert(0).prints(&lines);
-    node.remove("profiles/custom.a");
+    node.put("custom.b", profile("custom.b"));
+    node.plan(&["--exit-code"])
+        .assert(4)
+        .line(&["+ load", "custom.b"]);
+    node.plan(&[]).assert(0).line(&["+ load", "custom.b"]);
     // A removal that is not due yet is no change.
-    node.remove("profiles/custom.b");
-    node.want("custom.c", "bogus");
-    let run = node.plan(&["--exit-code"]).assert(1);
-    assert!(run.stdout().ends_with("1 deferred, 1 refused\n"), "{run}");
-    node.remove("profiles/custom.c");
-    node.want("custom.a", profile("custom.a"));
+    node.take_out("custom.a");
+    node.take_out("custom.b");
+    node.put("custom.c", "bogus");
+    node.plan(&["--exit-code"])
+        .assert(1)
+        .line(&["1 deferred, 1 refused"]);
+    node.take_out("custom.c");
+    node.put("custom.a", profile("custom.a"));
     node.remove("sys/kernel/security/apparmor/profiles");
     node.plan(&["--exit-code"]).assert(3);
 }
 
 #[test]
-fn what_stood_in_the_way_of_the_last_pass_is_in_the_next_plan_too() {
+fn a_standing_problem_is_in_the_next_plan_too() {
     let node = Node::with(&["custom.a"]);
-    node.want("custom.bad", "profile custom.bad {\n  bogus\n}\n");
-    node.want("custom.theirs", profile("custom.theirs"));
+    node.put("custom.bad", "profile custom.bad {\n  bogus\n}\n");
+    node.put("custom.theirs", profile("custom.theirs"));
     node.load("custom.theirs", "profile custom.theirs {\n}\n");
-    let lines = [
-        "✗ refused   custom.bad line 3: syntax error, unexpected TOK_CLOSE, expecting TOK_MODE",
-        "! conflict  custom.theirs is loaded by somebody else with other contents: rename yours, or take it \
-         over with --adopt 'custom.theirs'",
-    ];
-    let assert_said = |run: crate::node::Run| {
-        let mut said: Vec<&str> = run.stdout().lines().collect();
-        assert_eq!(said.pop(), Some("1 conflict, 1 refused"), "{run}");
-        assert_eq!(said, lines, "{run}");
-    };
-    node.reconcile(&[]).assert(1);
-    node.reconcile(&[]).assert(1);
-    assert_said(node.plan(&[]).assert(1));
-    assert_said(node.plan(&["--exit-code"]).assert(1));
-    assert_said(node.reconcile(&["--output", "text"]).assert(1));
+    for _ in 0..2 {
+        node.reconcile(&[]).assert(1);
+    }
+    for run in [
+        node.plan(&[]),
+        node.plan(&["--exit-code"]),
+        node.reconcile(&["--output", "text"]),
+    ] {
+        let run = run.assert(1);
+        run.line(&["✗ refused", "custom.bad", "line 3"]);
+        run.line(&["! conflict", "custom.theirs", "--adopt"]);
+        assert!(run.stdout().ends_with("\n1 conflict, 1 refused\n"), "{run}");
+    }
     let document = node.plan(&["--output", "json"]).assert(1).json();
-    assert_eq!(document["changes"].as_array().unwrap().len(), 2);
+    assert_eq!(document["outcomes"].as_array().unwrap().len(), 2);
 }
 
 #[test]
-fn the_document_has_a_schema_and_everything_that_the_lines_say() {
+fn the_document_holds_all_that_the_lines_hold() {
     let node = everything();
-    let run = node
-        .plan(&["--remove-after", "1s", "--output", "json"])
-        .assert(1);
-    let document = run.json();
+    let text = node.plan(&SOON).assert(1);
+    let document = node
+        .plan(&[&SOON[..], &["--output", "json"]].concat())
+        .assert(1)
+        .json();
     assert_eq!(document["schema"], 1);
     assert_eq!(document["result"], "not converged");
     assert_eq!(document["exit"], 1);
     assert_eq!(document["in_force"], 5);
-    assert_eq!(document["deferred"], 1);
-    let changes = document["changes"].as_array().unwrap();
-    let mut actions: Vec<_> = changes
+    let outcomes = document["outcomes"].as_array().unwrap();
+    let mut lines = text.stdout().lines();
+    for outcome in outcomes {
+        let word = |key: &str| outcome[key].as_str().unwrap();
+        let line = lines.next().unwrap();
+        for word in [word("kind"), word("profile")] {
+            assert!(line.contains(word), "{word} is not in: {line}");
+        }
+        let refused = word("kind") == "refused";
+        assert_eq!(outcome["reason"].is_string(), refused, "{outcome}");
+        let severity = match word("kind") {
+            "load" | "replace" | "own" | "remove" => "done",
+            "deferred" => "waiting",
+            _ => "problem",
+        };
+        assert_eq!(word("severity"), severity);
+    }
+    assert_eq!(lines.count(), 1, "the total");
+    let repair = outcomes
         .iter()
-        .map(|change| {
-            assert!(!change["reason"].as_str().unwrap().is_empty());
-            (
-                change["action"].as_str().unwrap(),
-                change["profile"].as_str().unwrap(),
-            )
-        })
-        .collect();
-    actions.sort_unstable();
-    assert_eq!(
-        actions,
-        [
-            ("conflict", "custom.theirs"),
-            ("defer", "custom.deferred"),
-            ("load", "custom.new"),
-            ("load", "custom.repaired"),
-            ("own", "custom.own"),
-            ("refuse", "custom.bad"),
-            ("remove", "custom.gone"),
-            ("replace", "custom.changed"),
-        ]
-    );
-    let problems = document["problems"].as_array().unwrap();
-    assert_eq!(problems.len(), 2);
-    assert_eq!(problems[0]["profile"], "custom.bad");
-    assert_eq!(problems[0]["kind"], "refused");
-    assert_eq!(problems[1]["kind"], "conflict");
-    assert!(problems[0]["since"].as_str().unwrap().ends_with('Z'));
-    let empty = Node::settled(&["custom.a"]);
-    let document = empty.plan(&["--output", "json"]).assert(0).json();
-    assert_eq!(document["schema"], 1);
-    assert_eq!(document["exit"], 0);
-    assert_eq!(document["changes"], serde_json::json!([]));
-    assert_eq!(document["problems"], serde_json::json!([]));
+        .find(|outcome| outcome["profile"] == "custom.repaired");
+    assert_eq!(repair.unwrap()["repair"], true);
+    let node = Node::settled(&["custom.a"]);
+    let document = node.plan(&["--output", "json"]).assert(0).json();
+    assert_eq!(document["outcomes"], serde_json::json!([]));
 }

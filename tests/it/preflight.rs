@@ -1,8 +1,8 @@
-//! A node or a container that cannot do it: exit 3, with the way to get it, and nothing touched.
+//! A node or a container that cannot do it: exit 3, with the way to get it, and nothing is touched.
 
-use crate::node::Node;
+use harness::Node;
 
-/// That every command that writes fails with `words`, before it touches anything.
+/// Asserts that every command that writes fails with `words`, before it touches anything.
 #[track_caller]
 fn assert_stopped(node: &Node, words: &[&str]) {
     for command in [
@@ -12,7 +12,7 @@ fn assert_stopped(node: &Node, words: &[&str]) {
     ] {
         node.run(command).fails(3, words);
     }
-    assert!(!node.exists("var"), "nothing was touched");
+    assert!(!node.exists("var"), "the state folder was made");
 }
 
 #[test]
@@ -24,7 +24,7 @@ fn without_apparmor_in_the_kernel() {
     node.plan(&[]).fails(3, &words);
     node.remove("sys/module");
     node.remove("sys/kernel/security/apparmor");
-    assert_stopped(&node, &["AppArmor is not there", words[1]]);
+    assert_stopped(&node, &["AppArmor is missing", words[1]]);
 }
 
 #[test]
@@ -72,9 +72,11 @@ fn where_policy_is_locked() {
 
 #[test]
 fn where_the_kernel_cannot_be_written() {
-    let node = Node::with(&["custom.a"]);
-    node.remove("sys/kernel/security/apparmor/.replace");
-    assert_stopped(&node, &["cannot open", ".replace", "takes no policy"]);
+    for file in [".load", ".replace", ".remove"] {
+        let node = Node::with(&["custom.a"]);
+        node.remove(&format!("sys/kernel/security/apparmor/{file}"));
+        assert_stopped(&node, &["cannot open", file]);
+    }
 }
 
 #[test]
@@ -83,46 +85,15 @@ fn without_a_boot() {
     node.remove("proc/sys/kernel/random/boot_id");
     node.reconcile(&[]).fails(3, &["the boot's id", "--proc"]);
     node.plan(&[]).fails(3, &["--proc"]);
-    node.run(&["status", "--probe", "ready"])
-        .fails(3, &["--proc"]);
+    node.probe("ready", &[]).fails(3, &["--proc"]);
 }
 
 #[test]
 fn without_a_compiler() {
     let node = Node::with(&["custom.a"]);
-    for command in [
-        &["reconcile", "profiles"][..],
-        &["plan", "profiles"],
-        &["check", "profiles"],
-    ] {
-        let mut arguments = command.to_vec();
-        arguments.extend(["--parser", "/nowhere/parser"]);
-        node.run(&arguments)
-            .fails(3, &["no compiler at /nowhere/parser", "--parser"]);
+    for command in ["reconcile", "plan", "check"] {
+        let run = node.run(&[command, "profiles", "--parser", "/nowhere/parser"]);
+        run.fails(3, &["no compiler at /nowhere/parser", "--parser"]);
     }
     assert!(!node.exists("var/lib/armorer/state.json"));
-}
-
-#[test]
-fn the_reason_is_in_the_termination_log() {
-    let node = Node::with(&["custom.a"]);
-    node.write("sys/module/apparmor/parameters/enabled", "N\n");
-    let file = node.arg("termination");
-    let run = node.reconcile(&["--termination-log", &file]).assert(3);
-    let said = node.read("termination");
-    assert_eq!(said.lines().count(), 1);
-    assert!(run.stderr().contains(said.trim()), "{run}");
-    node.remove("termination");
-    // Where it went well, there is nothing to say.
-    node.write("sys/module/apparmor/parameters/enabled", "Y\n");
-    node.reconcile(&["--termination-log", &file]).assert(0);
-    assert!(!node.exists("termination"));
-    node.want("custom.bad", "profile custom.bad {");
-    node.reconcile(&["--termination-log", &file]).assert(1);
-    assert!(node.read("termination").contains("custom.bad refused"));
-    // A termination log that cannot be written is worth a warning only.
-    let run = node
-        .reconcile(&["--termination-log", &node.arg("no/where")])
-        .assert(1);
-    assert!(run.stderr().contains("not in the termination log"), "{run}");
 }

@@ -1,35 +1,71 @@
-//! The state folder: who may hold it, and what is done where it is damaged.
+//! The state folder: whose it is, who may hold it, and what happens where it is damaged.
 
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt};
+use std::os::unix::fs::MetadataExt as _;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
-use crate::node::{Node, Run};
+use harness::{Node, Run, profile};
 
 const STATE: &str = "var/lib/armorer/state.json";
 
 #[test]
-fn the_folder_is_closed_to_others_and_the_status_is_not() {
+fn the_folder_is_closed_to_others() {
     let node = Node::settled(&["custom.a"]);
-    let mode = |path: &str| {
-        let path = node.path("var/lib/armorer").join(path);
-        path.metadata().unwrap().permissions().mode() & 0o7777
-    };
-    for (path, expected) in [
+    let modes = [
         ("", 0o700),
         ("state.json", 0o600),
+        ("status.json", 0o600),
         ("lock", 0o600),
-        ("heartbeat", 0o600),
         ("policy", 0o700),
-        ("public", 0o755),
-        ("public/status.json", 0o644),
-    ] {
-        assert_eq!(mode(path), expected, "{path}");
+    ];
+    for (path, mode) in modes {
+        assert_eq!(
+            node.mode(&format!("var/lib/armorer/{path}")),
+            mode,
+            "{path}"
+        );
     }
-    // One that was open is closed.
-    let folder = node.path("var/lib/armorer");
-    std::fs::set_permissions(&folder, PermissionsExt::from_mode(0o755)).unwrap();
+    // One that was opened is closed again, and one that somebody made beforehand is taken if it is empty.
+    node.set_mode("var/lib/armorer", 0o755);
     node.reconcile(&[]).assert(0);
-    assert_eq!(mode(""), 0o700);
+    assert_eq!(node.mode("var/lib/armorer"), 0o700);
+    node.folder("empty");
+    node.set_mode("empty", 0o755);
+    node.reconcile(&["--state-dir", "/empty"]).assert(0);
+    assert_eq!(node.mode("empty"), 0o700);
+}
+
+#[test]
+fn a_folder_of_others_is_neither_closed_nor_used() {
+    let node = Node::with(&["custom.a"]);
+    node.write("shared/data", "theirs");
+    node.set_mode("shared", 0o755);
+    node.reconcile(&["--state-dir", "/shared"])
+        .fails(3, &["shared", "open to others", "--state-dir"]);
+    assert_eq!(node.mode("shared"), 0o755);
+    node.folder("foreign");
+    node.set_mode("foreign", 0o700);
+    if std::os::unix::fs::chown(node.path("foreign"), Some(65534), None).is_ok() {
+        node.reconcile(&["--state-dir", "/foreign"])
+            .fails(3, &["foreign", "user 65534", "--state-dir"]);
+    }
+    node.write("file", "a file");
+    node.reconcile(&["--state-dir", "/file"])
+        .fails(3, &["file", "--state-dir"]);
+    node.assert_untouched();
+    assert_eq!(node.read("shared/data"), "theirs");
+}
+
+#[test]
+fn a_planted_link_leads_no_removal_elsewhere() {
+    let node = Node::with(&["custom.a"]);
+    node.write("theirs/data", "theirs");
+    node.folder("var/lib/armorer");
+    node.set_mode("var/lib/armorer", 0o700);
+    node.link(node.path("theirs"), "var/lib/armorer/policy");
+    node.reconcile(&[]).fails(3, &["policy", "--state-dir"]);
+    assert_eq!(node.read("theirs/data"), "theirs");
+    node.assert_untouched();
 }
 
 #[test]
@@ -38,7 +74,7 @@ fn a_second_pass_waits_for_the_first() {
     let lock = std::fs::File::open(node.path("var/lib/armorer/lock")).unwrap();
     lock.lock().unwrap();
     let mut command = node.command(&["reconcile", "profiles", "--lock-timeout", "20s"]);
-    let pass = std::thread::spawn(move || Run(command.output().unwrap()));
+    let pass = std::thread::spawn(move || Run::of(&mut command));
     std::thread::sleep(Duration::from_millis(300));
     assert!(!pass.is_finished());
     drop(lock);
@@ -46,7 +82,7 @@ fn a_second_pass_waits_for_the_first() {
 }
 
 #[test]
-fn a_lock_that_is_not_had_in_time_is_exit_3() {
+fn a_lock_that_stays_taken_is_exit_3() {
     let node = Node::settled(&["custom.a"]);
     let lock = std::fs::File::open(node.path("var/lib/armorer/lock")).unwrap();
     lock.lock().unwrap();
@@ -59,11 +95,11 @@ fn a_lock_that_is_not_had_in_time_is_exit_3() {
     ] {
         let arguments = [command, &["--lock-timeout", "200ms"]].concat();
         node.run(&arguments)
-            .fails(3, &["another pass held", "for 200ms", "--lock-timeout"]);
+            .fails(3, &["another pass held", "200ms", "--lock-timeout"]);
     }
     assert!(start.elapsed() >= Duration::from_millis(600));
     assert_eq!(node.read(STATE), before);
-    assert_eq!(node.removed(), "");
+    node.assert_untouched();
 }
 
 #[test]
@@ -78,11 +114,13 @@ fn a_damaged_state_is_refused_with_the_way_out_and_left_as_it_is() {
             &["remove", "--all", "--force"],
             &["status"],
         ] {
-            node.run(command)
-                .fails(3, &["state file", "damaged", "move", &node.arg(STATE)]);
+            node.run(command).fails(
+                3,
+                &[&node.arg(STATE), "damaged", "move", "nothing was changed"],
+            );
         }
         assert_eq!(node.read(STATE), damaged);
-        assert_eq!(node.removed(), "");
+        node.assert_untouched();
         // The way out leads out.
         node.remove(STATE);
         node.reconcile(&[]).assert(0);
@@ -102,47 +140,43 @@ fn a_newer_schema_is_refused_and_never_overwritten() {
         &["status"],
     ] {
         node.run(command)
-            .fails(3, &["schema 2", "newer armorer", &node.arg(STATE)]);
+            .fails(3, &[&node.arg(STATE), "schema 2", "newer armorer"]);
     }
     assert_eq!(node.read(STATE), newer);
 }
 
 #[test]
-fn a_state_folder_that_is_none_is_exit_3() {
-    let node = Node::with(&["custom.a"]);
-    node.write("var/lib/armorer", "a file");
+fn a_state_folder_that_cannot_be_made_or_written_is_exit_3_before_the_kernel_is_touched() {
+    let node = Node::new();
+    node.put("custom.a", profile("custom.a"));
+    node.write("var", "a file");
     node.reconcile(&[])
         .fails(3, &["the state folder", "--state-dir"]);
-    node.run(&["restore"]).fails(3, &["the state folder"]);
-    let node = Node::with(&["custom.a"]);
-    node.write("var", "a file");
-    node.reconcile(&[]).fails(3, &["the state folder"]);
-    assert_eq!(node.written(), b"");
-}
-
-#[test]
-fn a_state_folder_that_cannot_be_written_is_exit_3_before_the_kernel_is_touched() {
-    let node = Node::new();
-    node.want("custom.a", crate::node::profile("custom.a"));
+    node.remove("var");
     // Not even root creates a file there.
     node.folder("var/lib");
     node.link("/proc/self", "var/lib/armorer");
-    node.reconcile(&[])
-        .fails(3, &["the state folder", "writable disk"]);
-    assert_eq!(node.written(), b"");
+    node.reconcile(&[]).assert(3).line(&["--state-dir"]);
+    node.assert_untouched();
 }
 
 #[test]
 fn a_state_that_cannot_be_saved_stops_the_pass_before_the_kernel_is_touched() {
     let node = Node::settled(&["custom.a"]);
-    node.want("custom.b", crate::node::profile("custom.b"));
-    // Where the new state would be written.
-    node.folder("var/lib/armorer/state.json.tmp/x");
-    node.reconcile(&[]).fails(3, &["cannot save the state"]);
-    assert_eq!(node.written(), b"");
-    node.remove("var/lib/armorer/state.json.tmp");
+    node.put("custom.b", profile("custom.b"));
+    // A file system of one page, which the lock and the old state fill.
+    node.folder("full");
+    let script = "mount -t tmpfs -o size=16k,mode=700 none full
+        cp -a var/lib/armorer/. full 2>/dev/null || true
+        head -c 65536 /dev/zero >full/filler 2>/dev/null || true
+        exec \"$@\"";
+    let pass = ["reconcile", "profiles", "--state-dir", "/full"];
+    let mut command = node.under(&["unshare", "--mount", "sh", "-c", script, "sh"], &pass);
+    let run = Run::of(&mut command).assert(3);
+    run.line(&["the state folder", "full", "No space left"]);
+    node.assert_untouched();
     node.reconcile(&[]).assert(1);
-    assert_ne!(node.written(), b"");
+    assert_ne!(node.load_written(), b"");
 }
 
 #[test]
@@ -155,69 +189,64 @@ fn a_pass_with_nothing_to_do_leaves_the_state_file_as_it_is() {
     let before = look();
     node.reconcile(&[]).assert(0);
     assert!(look() == before);
-    // Looking at everything again, and finding nothing, writes nothing else but the revision.
+    // A pass that looks at everything again and finds nothing records the revision and no more.
+    let before = node.set();
     node.load("foreign", "profile foreign {\n}\n");
     node.reconcile(&[]).assert(0);
-    let without_revision = |text: &str| {
-        let mut state: serde_json::Value = serde_json::from_str(text).unwrap();
-        state["sets"]["default"]["kernel_revision"] = serde_json::Value::Null;
-        state
-    };
-    assert_eq!(
-        without_revision(&node.read(STATE)),
-        without_revision(&before.0)
+    let mut after = node.set();
+    assert_ne!(
+        after["basis"]["kernel_revision"],
+        before["basis"]["kernel_revision"]
     );
+    after["basis"]["kernel_revision"] = before["basis"]["kernel_revision"].clone();
+    assert_eq!(after, before);
+}
+
+fn stored(node: &Node) -> Vec<std::path::PathBuf> {
+    let entries = std::fs::read_dir(node.path("var/lib/armorer/policy")).unwrap();
+    entries.map(|entry| entry.unwrap().path()).collect()
 }
 
 #[test]
 fn stored_policy_that_is_damaged_is_compiled_again() {
     let node = Node::settled(&["custom.a"]);
-    for entry in std::fs::read_dir(node.path("var/lib/armorer/policy")).unwrap() {
-        let path = entry.unwrap().path();
-        if path.extension().is_some_and(|end| end == "blob") {
+    for path in stored(&node) {
+        if path.extension().is_some_and(|end| end == "policy") {
             std::fs::write(path, "damaged").unwrap();
         }
     }
     node.unload("custom.a");
-    let run = node.reconcile(&[]).assert(1);
-    assert!(run.stderr().contains("damaged"), "{run}");
-    assert_eq!(node.written(), b"");
+    node.reconcile(&[])
+        .assert(1)
+        .line(&["✗ failed", "custom.a", "damaged", "the next pass"]);
+    node.assert_untouched();
     node.reconcile(&[]).assert(1);
-    let text = crate::node::profile("custom.a");
-    assert_eq!(node.written(), node.compile(&text, &[]));
+    assert_eq!(node.load_written(), node.compile(&profile("custom.a"), &[]));
 }
 
 #[test]
-fn the_policy_folder_holds_what_is_recorded_and_nothing_else() {
+fn the_policy_folder_holds_only_what_is_recorded() {
     let node = Node::settled(&["custom.a", "custom.b"]);
-    let stored = || {
-        std::fs::read_dir(node.path("var/lib/armorer/policy"))
-            .unwrap()
-            .count()
-    };
-    assert_eq!(stored(), 4);
-    node.write("var/lib/armorer/policy/left.blob.tmp", "x");
-    node.remove("profiles/custom.b");
+    assert_eq!(stored(&node).len(), 4);
+    node.write("var/lib/armorer/policy/left.policy.tmp", "x");
+    node.take_out("custom.b");
     node.reconcile(&["--remove-after", "0s"]).assert(0);
-    assert_eq!(stored(), 2);
+    assert_eq!(stored(&node).len(), 2);
     // A new version takes the place of the old one.
-    let text = crate::node::profile("custom.a").replace('}', "  deny /srv/new w,\n}");
-    node.want("custom.a", &text);
-    node.load("custom.a", &text);
+    let text = profile("custom.a").replace('}', "  deny /srv/new w,\n}");
+    node.put_loaded("custom.a", &text);
     node.reconcile(&[]).assert(0);
-    assert_eq!(stored(), 2);
-    // What was compiled and then refused is not kept.
-    for name in ["custom.c", "custom.d"] {
-        let both = crate::node::profile(name) + &crate::node::profile("custom.x");
-        node.want(name, both);
-    }
-    let run = node.reconcile(&[]).assert(1);
-    assert!(run.stderr().contains("custom.x is defined by"), "{run}");
-    assert_eq!(stored(), 2);
+    assert_eq!(stored(&node).len(), 2);
+    // A text that was compiled and then refused is not kept.
+    node.put("custom.c", profile("custom.c") + &profile("custom.a"));
+    node.reconcile(&[])
+        .assert(1)
+        .line(&["✗ refused", "custom.c", "custom.a"]);
+    assert_eq!(stored(&node).len(), 2);
 }
 
 #[test]
-fn what_another_set_stored_too_is_kept() {
+fn policy_that_another_set_has_stored_too_is_kept() {
     let node = Node::settled(&["custom.a"]);
     // As if the other set had recorded the same text.
     node.edit_state(|state| {
@@ -225,30 +254,62 @@ fn what_another_set_stored_too_is_kept() {
         other["owned"] = serde_json::json!({});
         state["sets"]["other"] = other;
     });
-    node.remove("profiles/custom.a");
-    node.want("custom.b", crate::node::profile("custom.b"));
-    node.load("custom.b", &crate::node::profile("custom.b"));
+    node.take_out("custom.a");
+    node.put_loaded("custom.b", &profile("custom.b"));
     node.reconcile(&["--remove-after", "0s"]).assert(0);
     let state = node.state();
     assert!(state["sets"]["default"]["profiles"]["custom.a"].is_null());
     let record = &state["sets"]["other"]["profiles"]["custom.a"];
-    for (field, kind) in [("text", "text"), ("blob", "blob")] {
-        let digest = record[field].as_str().unwrap();
+    for kind in ["text", "policy"] {
+        let digest = record[kind].as_str().unwrap();
         assert!(node.exists(&format!("var/lib/armorer/policy/{digest}.{kind}")));
     }
 }
 
 #[test]
-fn the_published_status_says_what_is_loaded_and_what_is_in_the_way() {
-    let node = Node::with(&["custom.a"]);
-    node.want("custom.bad", "bogus");
-    node.reconcile(&["--node-name", "n1"]).assert(1);
-    let status: serde_json::Value =
-        serde_json::from_str(&node.read("var/lib/armorer/public/status.json")).unwrap();
-    assert_eq!(status["schema"], 1);
-    assert_eq!(status["node"], "n1");
-    assert_eq!(status["boot_id"], crate::node::BOOT);
-    let set = &status["sets"]["default"];
-    assert_eq!(set["profiles"]["custom.a"]["mode"], "enforce");
-    assert!(set["problems"]["custom.bad"].is_string());
+fn a_restore_loads_the_last_good_versions_of_every_set_after_a_boot() {
+    let node = Node::settled(&["custom.a"]);
+    node.write("web/custom.w", profile("custom.w"));
+    node.load("custom.w", &profile("custom.w"));
+    node.run(&["reconcile", "web", "--set", "web"]).assert(0);
+    node.reboot("another");
+    node.remove("profiles");
+    node.remove("web");
+    // The folder loads none of it, which the pass sees.
+    let run = node
+        .run_with(&["restore"], &[("ARMORER_PARSER", "/nowhere")])
+        .assert(1);
+    for name in ["custom.a", "custom.w"] {
+        run.line(&["+ load", name, "not loaded since boot"]);
+    }
+    node.run(&["restore", "--state-dir", "/none"])
+        .assert(0)
+        .line(&["nothing to restore"]);
+}
+
+#[test]
+fn a_fifo_in_the_folder_hangs_no_command() {
+    for file in ["state.json", "lock", "status.json"] {
+        let node = Node::settled(&["custom.a"]);
+        let path = format!("var/lib/armorer/{file}");
+        node.remove(&path);
+        assert!(
+            Command::new("mkfifo")
+                .arg(node.path(&path))
+                .status()
+                .unwrap()
+                .success()
+        );
+        node.beat("one");
+        for arguments in [
+            &["reconcile", "profiles"][..],
+            &["plan", "profiles"],
+            &["status"],
+            &["status", "--probe", "ready"],
+            &["remove", "--all"],
+        ] {
+            let run = Run::of(&mut node.under(&["timeout", "60"], arguments));
+            assert_ne!(run.code(), 124, "{file} {arguments:?} hangs");
+        }
+    }
 }

@@ -1,29 +1,30 @@
-//! What the uninstall overlay runs on every node, in busybox' shell as in the image.
+//! The uninstall overlay's script on a node, in busybox' shell as in the image.
 
 use std::fs::{self, File};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::path::Path;
+use std::process::{Command, Stdio};
 use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use crate::node::Node;
+use harness::{Background, Node, binary, profile, until};
 
 const LEFT: &str = "run/armorer/left";
 
-/// A running uninstall; killed when dropped.
+/// A running uninstall.
 struct Uninstall<'a> {
     node: &'a Node,
-    child: Child,
+    process: Background,
 }
 
 impl<'a> Uninstall<'a> {
-    fn start(node: &'a Node, poll_time: &str) -> Self {
+    /// Needs the package busybox-static.
+    fn start(node: &'a Node, poll_time: &str, env: &[(&str, &str)]) -> Self {
         let script =
             Path::new(env!("CARGO_MANIFEST_DIR")).join("kustomize/overlays/uninstall/uninstall");
         node.folder("run/armorer");
-        let program = PathBuf::from(assert_cmd::cargo::cargo_bin!("armorer"));
-        let path = format!("{}:/usr/bin:/bin", program.parent().unwrap().display());
-        let child = Command::new("busybox")
+        let path = format!("{}:/usr/bin:/bin", binary().parent().unwrap().display());
+        let mut command = Command::new("busybox");
+        command
             .arg("sh")
             .arg(script)
             .env_clear()
@@ -31,11 +32,13 @@ impl<'a> Uninstall<'a> {
             .env("ARMORER_ROOT", node.path(""))
             .env("ARMORER_REMOVE_AFTER", "0s")
             .env("POLL_TIME", poll_time)
+            .envs(env.iter().copied())
             .stdout(Stdio::null())
-            .stderr(File::create(node.path("log")).unwrap())
-            .spawn()
-            .expect("busybox is there: install it, or use scripts/test");
-        Self { node, child }
+            .stderr(File::create(node.path("log")).unwrap());
+        Self {
+            node,
+            process: Background::start(&mut command),
+        }
     }
 
     fn log(&self) -> String {
@@ -47,115 +50,101 @@ impl<'a> Uninstall<'a> {
     }
 
     #[track_caller]
-    fn wait_for(&self, what: &str, holds: impl Fn(&Self) -> bool) {
-        let start = Instant::now();
-        while !holds(self) {
-            assert!(
-                start.elapsed() < Duration::from_secs(120),
-                "never: {what}\nleft: {:?}\n{}",
-                self.left(),
-                self.log()
-            );
-            sleep(Duration::from_millis(20));
-        }
-    }
-
-    fn terminate(&mut self) -> ExitStatus {
-        let pid = self.child.id().to_string();
-        let kill = Command::new("kill").arg(&pid).status().unwrap();
-        assert!(kill.success());
-        self.wait_for("it ends", |uninstall| !uninstall.is_running());
-        self.child.wait().unwrap()
-    }
-
-    fn is_running(&self) -> bool {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id()));
-        stat.is_ok_and(|stat| !stat.contains(") Z "))
-    }
-}
-
-impl Drop for Uninstall<'_> {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+    fn until(&self, purpose: &str, holds: impl Fn(&Self) -> bool) {
+        let state = format!("{purpose}\nleft: {:?}\n{}", self.left(), self.log());
+        until(&state, || holds(self));
     }
 }
 
 #[test]
-fn every_set_is_removed_and_what_is_in_use_waits() {
+fn every_set_is_removed_and_a_profile_in_use_waits() {
     let node = Node::settled(&["custom.a"]);
-    let other = node.arg("other");
-    let text = node
-        .read("profiles/custom.a")
-        .replace("custom.a", "custom.b");
-    node.write("other/custom.b", &text);
-    node.load("custom.b", &text);
-    node.run(&["reconcile", &other, "--set", "canary"])
+    node.write("other/custom.b", profile("custom.b"));
+    node.load("custom.b", &profile("custom.b"));
+    node.run(&["reconcile", "other", "--set", "canary"])
         .assert(0);
     node.process(7, "web", "custom.b (enforce)");
 
-    let uninstall = Uninstall::start(&node, "1");
-    uninstall.wait_for("the default set's profile is removed", |_| {
+    let uninstall = Uninstall::start(&node, "1", &[]);
+    uninstall.until("the default set's profile is removed", |_| {
         node.removed().contains("custom.a")
     });
-    uninstall.wait_for("the set that is in the way is named", |uninstall| {
+    uninstall.until("the set that is left is named", |uninstall| {
         uninstall.left().is_some_and(|left| left.contains("canary"))
     });
     let left = uninstall.left().unwrap();
     for words in ["custom.b", "in use by 1 process (7 web)"] {
         assert!(left.contains(words), "{left}");
-        uninstall.wait_for("the log says it", |uninstall| {
+        uninstall.until("the log says it", |uninstall| {
             uninstall.log().contains(words)
         });
     }
     assert!(!left.contains("default"), "{left}");
-    // What stays as it is, is not said at each try.
     assert!(left.starts_with("set canary: "), "{left}");
     assert!(!left.contains("Z "), "{left}");
+    // A state that stays is logged once.
     sleep(Duration::from_secs(3));
-    let times = uninstall.log().matches("1 removal deferred").count();
-    assert!(times <= 2, "{}", uninstall.log());
+    let times = uninstall.log().matches("in use by").count();
+    assert_eq!(times, 1, "{}", uninstall.log());
     assert!(!uninstall.log().contains("done"), "{}", uninstall.log());
 
     node.remove("proc/7");
-    uninstall.wait_for("all is removed", |uninstall| uninstall.left().is_none());
+    uninstall.until("all is removed", |uninstall| uninstall.left().is_none());
     assert!(node.removed().contains("custom.b"), "{}", node.removed());
-    uninstall.wait_for("it says so", |uninstall| {
-        let done = "armorer-uninstall: done: no set owns a profile on this node any more";
-        uninstall.log().matches(done).count() == 1
+    uninstall.until("it says so", |uninstall| {
+        uninstall
+            .log()
+            .matches("done: no set owns a profile")
+            .count()
+            == 1
     });
+}
+
+#[test]
+fn a_state_folder_with_a_dot_in_its_path_is_emptied_too() {
+    let node = Node::with(&["custom.a"]);
+    let place = ("ARMORER_STATE_DIR", "/var/lib/armorer.d/v1.0");
+    node.run_with(&["reconcile", "profiles"], &[place])
+        .assert(0);
+    let uninstall = Uninstall::start(&node, "1", &[place]);
+    uninstall.until("it is done", |uninstall| uninstall.log().contains("done: "));
+    assert_eq!(node.removed(), "custom.a");
 }
 
 #[test]
 fn a_node_without_apparmor_is_done() {
     let node = Node::settled(&["custom.a"]);
     node.write("sys/module/apparmor/parameters/enabled", "N\n");
-    let uninstall = Uninstall::start(&node, "1");
-    uninstall.wait_for("it is done", |uninstall| {
+    let uninstall = Uninstall::start(&node, "1", &[]);
+    uninstall.until("it is done", |uninstall| {
         uninstall.log().contains("done: AppArmor is off") && uninstall.left().is_none()
     });
-    assert_eq!(node.removed(), "");
+    node.assert_untouched();
 }
 
 #[test]
-fn being_told_to_stop_does_not_wait_for_the_next_try() {
+fn sigterm_does_not_wait_for_the_next_try() {
     let node = Node::settled(&["custom.a"]);
-    let mut uninstall = Uninstall::start(&node, "86400");
-    uninstall.wait_for("one try is over", |uninstall| {
+    let mut uninstall = Uninstall::start(&node, "86400", &[]);
+    uninstall.until("one try is over", |uninstall| {
         uninstall.log().contains("done")
     });
-    assert_eq!(uninstall.terminate().code(), Some(0));
+    assert_eq!(uninstall.process.terminate().code(), Some(0));
 }
 
 #[test]
-fn a_poll_time_that_is_none_is_refused() {
+fn a_wrong_poll_time_ends_it_with_an_explanation() {
     let node = Node::settled(&["custom.a"]);
     for wrong in ["0", "abc", "-1", "1s"] {
-        let mut uninstall = Uninstall::start(&node, wrong);
-        assert_eq!(uninstall.child.wait().unwrap().code(), Some(2), "{wrong}");
+        let mut uninstall = Uninstall::start(&node, wrong, &[]);
+        assert_eq!(
+            uninstall.process.0.wait().unwrap().code(),
+            Some(2),
+            "{wrong}"
+        );
         let log = uninstall.log();
         assert_eq!(log.lines().count(), 1, "{log}");
         assert!(log.contains("POLL_TIME"), "{log}");
     }
-    assert_eq!(node.removed(), "");
+    node.assert_untouched();
 }

@@ -1,52 +1,7 @@
-//! The command line: flags, variables, and what is said to those who get them wrong.
+//! The command line: options, variables, and the answer to mistakes.
 
-use crate::node::{Node, assert_plain, profile, run};
-
-const COMMANDS: [&str; 7] = [
-    "reconcile",
-    "plan",
-    "wait",
-    "status",
-    "check",
-    "restore",
-    "remove",
-];
-
-const COMMON: [&str; 7] = [
-    "--root",
-    "--state-dir",
-    "--securityfs",
-    "--proc",
-    "--set",
-    "--log-format",
-    "--termination-log",
-];
-
-const RULES: [&str; 9] = [
-    "--prefix",
-    "--allow-attachment",
-    "--allow-unconfined",
-    "--max-profile-size",
-    "--max-profiles",
-    "--compile-timeout",
-    "--jobs",
-    "--parser",
-    "--base",
-];
-
-const PASS: [&str; 11] = [
-    "--remove-after",
-    "--allow-empty",
-    "--complain",
-    "--adopt",
-    "--take-over",
-    "--copy-to",
-    "--metrics-file",
-    "--lock-timeout",
-    "--deadline",
-    "--node-name",
-    "--output",
-];
+use harness::{Node, Run, armorer, assert_plain, run};
+use insta::assert_snapshot;
 
 #[test]
 fn the_version_is_one_line() {
@@ -57,227 +12,321 @@ fn the_version_is_one_line() {
 }
 
 #[test]
-fn help_names_every_command_and_every_exit_code() {
-    for arguments in [["--help"], ["help"]] {
-        let help = run(&arguments).assert(0);
-        for command in COMMANDS {
-            assert!(help.stdout().contains(&format!("\n  {command}")), "{help}");
-        }
-        for words in [
-            "0 converged",
-            "1 a profile is refused",
-            "2 bad usage",
-            "3 could not run",
-            "4 changes are pending",
-            "ARMORER_REMOVE_AFTER",
-            "--version",
-        ] {
-            assert!(help.stdout().contains(words), "{words}: {help}");
-        }
+fn help_names_commands_sources_and_exit_codes() {
+    let help = run(&["--help"]).assert(0);
+    assert_snapshot!(help.stdout(), @r#"
+    armorer keeps the AppArmor profiles of a node equal to the desired ones.
+
+    Usage: armorer COMMAND [OPTION...]
+
+    Commands:
+      reconcile               One pass: load, replace and remove until the kernel
+                              holds what the sources hold
+      plan                    Print what a pass would do, and change nothing
+      wait                    The gate: wait until every named profile is loaded
+      status                  Show each profile, what the kernel holds, and how
+                              many processes it confines
+      check                   Validate profiles without a kernel
+      restore                 At boot: load the last good policies, without source,
+                              network or compiler
+      remove                  Remove profiles that the set owns and no process uses
+
+    Options of a command: armorer COMMAND --help. Each option is also a variable:
+    --remove-after is ARMORER_REMOVE_AFTER. armorer --version prints the version.
+
+    A SOURCE is a folder (a mounted ConfigMap, or any tree of files named like their
+    profiles), configmap://NAMESPACE/NAME, or
+    configmap://NAMESPACE?selector=KEY%3DVALUE.
+
+    Exit status: 0 converged; 1 a profile is refused, failed, in conflict, blocked or
+    missing; 2 bad usage; 3 could not run; 4 changes are pending (plan --exit-code).
+    "#);
+    for arguments in [["help"], ["-h"]] {
+        assert_eq!(run(&arguments).assert(0).stdout(), help.stdout());
     }
 }
 
 #[test]
-fn each_commands_help_names_every_option_with_its_default() {
-    let pass = [&COMMON[..], &RULES, &PASS].concat();
-    let options: [(&str, Vec<&str>); 7] = [
-        ("reconcile", pass.clone()),
-        ("plan", [&pass[..], &["--exit-code"]].concat()),
-        (
-            "wait",
-            [
-                &COMMON[..],
-                &["--from", "--timeout", "--interval", "--mode"],
-            ]
-            .concat(),
-        ),
-        (
-            "status",
-            [
-                &COMMON[..],
-                &[
-                    "--output",
-                    "--probe",
-                    "--poll-time",
-                    "--deadline",
-                    "--strict",
-                    "--loop-heartbeat",
-                ],
-            ]
-            .concat(),
-        ),
-        (
-            "check",
-            [&COMMON[..], &RULES, &["--output", "--strict"]].concat(),
-        ),
-        ("restore", [&COMMON[..], &["--lock-timeout"]].concat()),
-        (
-            "remove",
-            [
-                &COMMON[..],
-                &["--all", "--force", "--remove-after", "--lock-timeout"],
-            ]
-            .concat(),
-        ),
-    ];
-    for (command, options) in options {
-        let help = run(&[command, "--help"]).assert(0);
-        for option in options {
-            assert!(
-                help.stdout().contains(&format!("\n  {option}")),
-                "{option}: {help}"
-            );
-        }
-    }
-}
+fn the_help_of_a_command_names_each_option_with_default_and_variable() {
+    assert_snapshot!(run(&["help", "remove"]).assert(0).stdout(), @r#"
+    Remove profiles that the set owns and no process uses.
 
-#[test]
-fn wrong_words_are_one_line_on_stderr() {
-    for (arguments, words) in [
-        (&[][..], "no command"),
-        (&["bogus"], "bogus"),
-        (&["plan", "--nope"], "--nope"),
-        (&["plan", "--nope\u{1b}[31m\nx"], "--nope\\u{1b}[31m"),
-        (&["reconcile", "--set"], "--set"),
-        (&["plan", "--set", "a", "--set", "b", "/x"], "--set"),
-        (&["status", "extra"], "extra"),
-        (&["restore", "extra"], "extra"),
+    Usage: armorer remove [OPTION...] NAME... | --all
+
+    Remove:
+      --all                   all that the set owns
+                              ARMORER_ALL
+      --force                 remove even from under running processes, which are
+                              unconfined by it
+                              ARMORER_FORCE
+      --remove-after TIME     how long a profile is unwanted and unused before it
+                              is removed: 15m, 0s (as soon as unused) or never
+                              [15m]
+                              ARMORER_REMOVE_AFTER
+      --lock-timeout TIME     how long to wait for another pass to end [30s]
+                              ARMORER_LOCK_TIMEOUT
+
+    Places:
+      --root DIR              re-base state, copies, metrics, securityfs and proc
+                              below this folder
+                              ARMORER_ROOT
+      --state-dir DIR         where state and stored policies are
+                              [/var/lib/armorer]
+                              ARMORER_STATE_DIR
+      --securityfs DIR        where securityfs is mounted [/sys/kernel/security]
+                              ARMORER_SECURITYFS
+      --proc DIR              where the host's proc is mounted [/proc]
+                              ARMORER_PROC
+      --set NAME              the set of profiles; sets never touch each other's
+                              [default]
+                              ARMORER_SET
+      --log-format FORMAT     the log on stderr as text or json; RUST_LOG sets its
+                              level [text]
+                              ARMORER_LOG_FORMAT
+    "#);
+    assert_snapshot!(run(&["wait", "-h"]).assert(0).stdout(), @r#"
+    The gate: wait until every named profile is loaded.
+
+    Usage: armorer wait [OPTION...] NAME...
+
+    Wait:
+      --from WHERE            self asks the kernel without any right, kernel reads
+                              securityfs [self]
+                              ARMORER_FROM
+      --mode MODE             the mode that each profile must be in, such as
+                              enforce (with --from kernel)
+                              ARMORER_MODE
+      --timeout TIME          how long to wait [5m]
+                              ARMORER_TIMEOUT
+      --interval TIME         how often to ask [5s; with --from kernel 1s]
+                              ARMORER_INTERVAL
+
+    Places:
+      --root DIR              re-base state, copies, metrics, securityfs and proc
+                              below this folder
+                              ARMORER_ROOT
+      --state-dir DIR         where state and stored policies are
+                              [/var/lib/armorer]
+                              ARMORER_STATE_DIR
+      --securityfs DIR        where securityfs is mounted [/sys/kernel/security]
+                              ARMORER_SECURITYFS
+      --proc DIR              where the host's proc is mounted [/proc]
+                              ARMORER_PROC
+      --set NAME              the set of profiles; sets never touch each other's
+                              [default]
+                              ARMORER_SET
+      --log-format FORMAT     the log on stderr as text or json; RUST_LOG sets its
+                              level [text]
+                              ARMORER_LOG_FORMAT
+    "#);
+    for (command, options) in [
+        (
+            "reconcile",
+            "remove-after prefix max-profile-size jobs deadline copy-to events set",
+        ),
+        ("plan", "exit-code remove-after prefix deny-complain output"),
+        ("status", "probe strict poll-time loop-heartbeat"),
+        ("check", "strict output allow-attachment parser base"),
+        ("restore", "lock-timeout state-dir"),
     ] {
-        let run = run(arguments).fails(2, &[words]);
-        assert!(run.stderr().contains("armorer"), "{run}");
+        let help = run(&[command, "--help"]).assert(0);
+        for option in options.split(' ') {
+            help.line(&[&format!("  --{option}")]);
+            help.line(&[&format!(
+                "  ARMORER_{}",
+                option.to_uppercase().replace('-', "_")
+            )]);
+        }
+        let widest = help.stdout().lines().map(|line| line.chars().count()).max();
+        assert!(widest <= Some(80), "{help}");
+    }
+}
+
+#[test]
+fn a_mistake_is_one_line_on_stderr() {
+    for (arguments, words) in [
+        (&[][..], &["no command"][..]),
+        (&["bogus"], &["\"bogus\""]),
+        (&["recconcile"], &["reconcile"]),
+        (&["plan", "--nope"], &["\"nope\""]),
+        (&["plan", "--remove-aftr", "0s"], &["--remove-after"]),
+        (&["plan", "--probe", "ready"], &["--probe", "status"]),
+        (&["plan", "-x"], &["\"-x\""]),
+        (&["plan", "--nope\u{1b}[31m\nx"], &["nope\\u{1b}[31m"]),
+        (&["reconcile", "--set"], &["--set"]),
+        (&["plan", "--set", "a", "--set", "b", "/x"], &["--set"]),
+        (&["plan", "/x", "--complain=no"], &["--complain"]),
+        (&["status", "extra"], &["extra"]),
+        (&["restore", "extra"], &["extra"]),
+        (&["plan", "/x", "--output", "github"], &["github", "check"]),
+    ] {
+        let run = run(arguments).fails(2, words);
+        assert!(run.stderr().starts_with("armorer: "), "{run}");
     }
 }
 
 #[test]
 fn an_option_may_have_its_value_behind_an_equals_sign() {
     let node = Node::with(&["custom.a"]);
-    node.plan(&["--remove-after=0s", "--output=text", "--prefix="])
-        .assert(0);
+    node.plan(&[
+        "--remove-after=0s",
+        "--output=text",
+        "--prefix=",
+        "--adopt=*",
+    ])
+    .assert(0);
     node.plan(&["--remove-after=soon"])
-        .fails(2, &["--remove-after is \"soon\""]);
-    node.plan(&["--nope=soon"]).fails(2, &["--nope"]);
+        .fails(2, &["--remove-after", "\"soon\""]);
 }
 
 #[test]
-fn arguments_that_are_no_text_are_refused() {
+fn words_behind_two_dashes_are_no_options() {
+    let node = Node::with(&["custom.a"]);
+    node.run(&["plan", "--", "--help"])
+        .fails(3, &["--help does not exist"]);
+}
+
+#[test]
+fn arguments_that_are_not_utf8_are_refused() {
     use std::os::unix::ffi::OsStrExt as _;
     let wrong = std::ffi::OsStr::from_bytes(b"a\xff");
     run(&[std::ffi::OsStr::new("plan"), wrong]).fails(2, &["UTF-8"]);
 }
 
-/// Wrong values, with the words that answer each: for the flag, and for its variable.
+/// Wrong values, with words of the answer: for the option and for its variable.
 #[test]
-fn a_wrong_value_is_one_line_that_names_the_place_and_what_to_give() {
+fn a_wrong_value_is_one_line_with_its_place_and_an_example() {
     let node = Node::with(&["custom.a"]);
-    let profiles = node.profiles();
-    let time = "give a time such as";
+    let (time, number) = ("a time such as", "a whole number from 1 to");
     let pass: &[(&str, &str, &str)] = &[
-        (
-            "remove-after",
-            "soon",
-            "15m, 0s for as soon as unused, or never",
-        ),
+        ("remove-after", "soon", "never"),
         ("remove-after", "15", "15m"),
         ("lock-timeout", "-1s", time),
         ("deadline", "5", time),
-        ("compile-timeout", "1.5s", time),
-        ("max-profile-size", "0", "512KiB"),
-        ("max-profile-size", "many", "512KiB"),
-        ("max-profiles", "0", "a whole number from 1 to"),
-        ("max-profiles", "-3", "a whole number from 1 to"),
-        ("jobs", "0", "a whole number from 1 to 256"),
-        ("jobs", "257", "a whole number from 1 to 256"),
-        ("output", "yaml", "give text or json"),
-        ("output", "github", "give text or json"),
-        ("log-format", "xml", "give text or json"),
-        ("set", "../x", "a set's name"),
-        ("set", "A", "a set's name"),
+        ("deadline", "1000000y", time),
+        ("max-compile-time", "1 fortnight", time),
+        ("max-profile-size", "0", "128KiB"),
+        ("max-profile-size", "many", "128KiB"),
+        ("max-profiles", "0", number),
+        ("max-members", "-3", number),
+        ("jobs", "0", number),
+        ("output", "yaml", "json"),
+        ("log-format", "xml", "json"),
+        ("set", "../x", "letters"),
+        ("set", "A", "letters"),
     ];
     let wait: &[(&str, &str, &str)] = &[
-        ("from", "moon", "self, kernel or state"),
+        ("from", "moon", "kernel"),
         ("timeout", "x", time),
         ("interval", "x", time),
         ("mode", "strict", "enforce, complain"),
     ];
-    let status: &[(&str, &str, &str)] = &[
-        ("output", "text", "table or json"),
-        ("probe", "healthy", "ready or live"),
-        ("poll-time", "0", "a whole number from 1 to 86400"),
-        ("poll-time", "86401", "a whole number from 1 to 86400"),
-    ];
-    let check: &[(&str, &str, &str)] = &[("output", "table", "text, json or github")];
-    let remove: &[(&str, &str, &str)] =
-        &[("remove-after", "x", "15m"), ("lock-timeout", "x", time)];
+    let status: &[(&str, &str, &str)] =
+        &[("probe", "healthy", "ready"), ("poll-time", "0", number)];
+    let source = node.source();
     for (command, values) in [
-        (&["plan", profiles.as_str()][..], pass),
-        (&["reconcile", &profiles], pass),
+        (&["plan", source.as_str()][..], pass),
+        (&["reconcile", &source], pass),
         (&["wait", "custom.a"], wait),
         (&["status"], status),
-        (&["check", &profiles], check),
-        (&["remove", "custom.a"], remove),
+        (&["check", &source], &[("output", "table2", "github")]),
+        (&["remove", "custom.a"], &[("remove-after", "x", "15m")]),
         (&["restore"], &[("lock-timeout", "x", time)]),
     ] {
-        for (flag, value, words) in values {
-            let option = format!("--{flag}");
-            let mut arguments = command.to_vec();
-            arguments.extend([option.as_str(), value]);
-            let place = format!("{option} is \"{value}\"");
-            node.run(&arguments).fails(2, &[&place, words]);
-            let variable = format!("ARMORER_{}", flag.to_uppercase().replace('-', "_"));
-            let place = format!("{variable} is \"{value}\"");
+        for (option, value, words) in values {
+            let place = format!("--{option}");
+            let shown = format!("\"{value}\"");
+            node.run(&[command, &[&place, value]].concat())
+                .fails(2, &[&place, &shown, words]);
+            let variable = format!("ARMORER_{}", option.to_uppercase().replace('-', "_"));
             node.run_with(command, &[(&variable, value)])
-                .fails(2, &[&place, words]);
+                .fails(2, &[&variable, &shown, words]);
         }
     }
-    assert!(!node.exists("var"), "nothing was touched");
+    assert!(!node.exists("var"), "the state folder was made");
 }
 
 #[test]
-fn a_wrong_switch_in_a_variable_is_one_line() {
+fn a_variable_of_a_switch_is_true_or_false() {
     let node = Node::with(&["custom.a"]);
     for variable in [
-        "ARMORER_ALLOW_EMPTY",
-        "ARMORER_ALLOW_ATTACHMENT",
-        "ARMORER_ALLOW_UNCONFINED",
-        "ARMORER_COMPLAIN",
-        "ARMORER_TAKE_OVER",
-        "ARMORER_EXIT_CODE",
+        "ALLOW_EMPTY",
+        "ALLOW_ATTACHMENT",
+        "ALLOW_UNCONFINED",
+        "DENY_COMPLAIN",
+        "COMPLAIN",
+        "TAKE_OVER",
+        "EXIT_CODE",
     ] {
-        node.run_with(&["plan", &node.profiles()], &[(variable, "perhaps")])
-            .fails(
-                2,
-                &[&format!("{variable} is \"perhaps\": give true or false")],
-            );
+        let variable = format!("ARMORER_{variable}");
+        let plan = ["plan", &node.source()];
+        node.run_with(&plan, &[(&variable, "perhaps")])
+            .fails(2, &[&variable, "\"perhaps\"", "true or false"]);
+        node.run_with(&plan, &[(&variable, "false")]).assert(0);
     }
-    for variable in ["ARMORER_ALL", "ARMORER_FORCE"] {
-        node.run_with(&["remove"], &[(variable, "perhaps")])
-            .fails(2, &[&format!("{variable} is \"perhaps\"")]);
+    node.run_with(&["remove"], &[("ARMORER_ALL", "perhaps")])
+        .fails(2, &["ARMORER_ALL", "\"perhaps\""]);
+}
+
+#[test]
+fn a_misspelt_variable_is_an_error_that_names_the_nearest_and_a_warning_in_a_pass() {
+    let node = Node::with(&["custom.a"]);
+    let wrong = [("ARMORER_REMOVE_AFTR", "never")];
+    for command in [
+        &["plan", "profiles"][..],
+        &["status"],
+        &["check", "profiles"],
+        &["restore"],
+        &["remove", "x"],
+    ] {
+        node.run_with(command, &wrong)
+            .fails(2, &["ARMORER_REMOVE_AFTR", "ARMORER_REMOVE_AFTER"]);
     }
-    for command in [&["status", "--probe", "ready"][..], &["check", "profiles"]] {
-        node.run_with(command, &[("ARMORER_STRICT", "perhaps")])
-            .fails(2, &["ARMORER_STRICT is \"perhaps\""]);
+    let run = node.run_with(&["reconcile", "profiles"], &wrong).assert(0);
+    run.line(&["warning", "ARMORER_REMOVE_AFTR", "ARMORER_REMOVE_AFTER"]);
+    // Variables of other commands, of the scripts, and those that the kubelet sets for services.
+    for variable in [
+        "ARMORER_TIMEOUT",
+        "ARMORER_WAIT_FOR",
+        "ARMORER_SERVICE_HOST",
+        "ARMORER_METRICS_SERVICE_PORT",
+        "ARMORER_METRICS_PORT_9478_TCP_ADDR",
+        "ARMORER_PORT",
+        "ARMORER_SERVICE_PORT_METRICS",
+    ] {
+        node.run_with(&["plan", "profiles"], &[(variable, "1s")])
+            .assert(0);
     }
 }
 
 #[test]
-fn a_wrong_poll_time_is_told_by_the_name_it_has() {
+fn an_empty_variable_is_a_value() {
     let node = Node::new();
-    node.run_with(&["status"], &[("POLL_TIME", "0")])
-        .fails(2, &["POLL_TIME is \"0\""])
-        .stderr()
-        .contains("ARMORER_POLL_TIME")
-        .then(|| panic!("the variable is POLL_TIME"));
+    node.put("other", "profile other {\n}\n");
+    node.plan(&[]).assert(1);
+    node.run_with(&["plan", "profiles"], &[("ARMORER_PREFIX", "")])
+        .assert(0)
+        .line(&["+ load", "other"]);
+    node.run_with(&["plan", "profiles"], &[("ARMORER_SET", "")])
+        .fails(2, &["ARMORER_SET", "\"\""]);
 }
 
 #[test]
-fn a_variable_that_is_no_text_is_refused_and_not_passed_over() {
+fn a_wrong_poll_time_is_named_as_it_was_given() {
+    let node = Node::new();
+    let run = node
+        .run_with(&["status"], &[("POLL_TIME", "0")])
+        .fails(2, &["POLL_TIME", "\"0\""]);
+    run.lacks("ARMORER_POLL_TIME");
+}
+
+#[test]
+fn a_variable_that_is_not_utf8_is_refused() {
     use std::os::unix::ffi::OsStrExt as _;
     let node = Node::with(&["custom.a"]);
     let wrong = std::ffi::OsStr::from_bytes(b"a\xff");
     for variable in ["ARMORER_STATE_DIR", "PROFILES_DIR"] {
-        let mut command = node.command(&["plan"]);
-        command.env(variable, wrong);
-        crate::node::Run(command.output().unwrap()).fails(2, &[variable, "UTF-8"]);
+        Run::of(node.command(&["plan"]).env(variable, wrong)).fails(2, &[variable, "UTF-8"]);
     }
 }
 
@@ -287,77 +336,51 @@ fn a_source_must_be_named() {
     for command in ["plan", "reconcile"] {
         node.run(&[command])
             .fails(2, &["no source", "PROFILES_DIR"]);
-        node.run(&[command, ""]).fails(2, &["a source is empty"]);
+        node.run(&[command, ""]).fails(2, &["\"\""]);
         node.run(&[command, "/a", "/a"])
-            .fails(2, &["\"/a\" is named twice"]);
+            .fails(2, &["\"/a\"", "twice"]);
         node.run(&[command, "ftp://x"]).fails(2, &["\"ftp://x\""]);
+        node.run(&[command, "configmap://x"])
+            .fails(2, &["\"configmap://x\"", "configmap://NAMESPACE/NAME"]);
     }
 }
 
 #[test]
-fn names_must_be_given_to_wait_and_remove_and_paths_to_check() {
+fn names_and_paths_must_be_given() {
     let node = Node::new();
-    node.run(&["wait"]).fails(2, &["no profile named"]);
-    node.run(&["wait", ""])
-        .fails(2, &["cannot be a profile's name"]);
-    node.run(&["wait", "a\u{1b}[2J"])
-        .fails(2, &["\"a\\u{1b}[2J\" cannot be"]);
-    node.run(&["wait", &"x".repeat(255)])
-        .fails(2, &["cannot be a profile's name"]);
+    node.run(&["wait"])
+        .fails(2, &["no profile", "ARMORER_WAIT_FOR"]);
+    for wrong in ["", "a\u{1b}[2J", &"x".repeat(255), "a,b", "custom.*"] {
+        node.run(&["wait", wrong]).assert(2);
+    }
+    node.run(&["wait", "localhost/custom.a"])
+        .fails(2, &["\"localhost/custom.a\"", "without localhost/"]);
     node.run(&["wait", "x", "--mode", "enforce"])
-        .fails(2, &["--mode needs --from kernel or --from state"]);
-    node.run(&["remove"])
-        .fails(2, &["name the profiles to remove, or give --all"]);
+        .fails(2, &["--mode", "--from kernel"]);
+    node.run(&["remove"]).fails(2, &["--all"]);
     node.run(&["remove", "--all", "custom.a"])
-        .fails(2, &["name the profiles to remove, or give --all"]);
+        .fails(2, &["--all"]);
     node.run(&["check"]).fails(2, &["no path"]);
 }
 
 #[test]
-fn a_usage_error_goes_to_the_termination_log_too() {
-    let node = Node::new();
-    let log = node.arg("termination");
-    for arguments in [
-        &["plan", "/x", "--jobs", "0"][..],
-        &["plan", "/x", "--set", "A"],
-    ] {
-        let mut arguments = arguments.to_vec();
-        arguments.extend(["--termination-log", &log]);
-        node.run(&arguments).assert(2);
-        assert!(node.read("termination").contains(arguments[2]));
-        node.remove("termination");
-    }
-}
-
-#[test]
-fn the_flag_wins_over_its_variable() {
+fn an_option_wins_over_its_variable() {
     let node = Node::with(&["custom.a"]);
     let run = node.run_with(
-        &["plan", &node.profiles(), "--output", "text"],
+        &["plan", "profiles", "--output", "text"],
         &[("ARMORER_OUTPUT", "json")],
     );
-    run.assert(0).prints(&[
-        "= own       custom.a: what is loaded is what is wanted",
-        "1 own",
-    ]);
-    node.run_with(
-        &["reconcile", &node.profiles(), "--set", "flag"],
-        &[("ARMORER_SET", "variable"), ("PROFILES_DIR", "/nowhere")],
-    )
-    .assert(0);
-    assert!(node.state()["sets"]["flag"].is_object());
-    assert!(node.state()["sets"]["variable"].is_null());
-}
-
-#[test]
-fn an_empty_variable_counts_as_not_set() {
-    let node = Node::with(&["custom.a"]);
-    let empty = ["SET", "OUTPUT", "REMOVE_AFTER", "PREFIX", "STATE_DIR"]
-        .map(|name| format!("ARMORER_{name}"));
-    let env: Vec<(&str, &str)> = empty.iter().map(|name| (name.as_str(), "")).collect();
-    node.run_with(&["reconcile", &node.profiles()], &env)
+    run.assert(0).line(&["= own", "custom.a"]);
+    let env = [("ARMORER_SET", "variable"), ("PROFILES_DIR", "/nowhere")];
+    node.run_with(&["reconcile", "profiles", "--set", "option"], &env)
         .assert(0);
-    assert!(node.state()["sets"]["default"].is_object());
+    assert!(node.state()["sets"]["option"].is_object());
+    assert!(node.state()["sets"]["variable"].is_null());
+    // A repeatable one as a whole.
+    node.load("custom.a", "profile custom.a {\n}\n");
+    let plan = ["plan", "profiles", "--set", "new", "--adopt", "none"];
+    node.run_with(&plan, &[("ARMORER_ADOPT", "custom.*")])
+        .assert(1);
 }
 
 #[test]
@@ -370,107 +393,68 @@ fn places_come_from_variables_too() {
     )
     .unwrap();
     std::fs::rename(node.path("proc"), node.path("elsewhere/proc")).unwrap();
-    node.folder("proc/self");
-    for file in ["status", "uid_map"] {
-        let text = node.read(&format!("elsewhere/proc/self/{file}"));
-        node.write(&format!("proc/self/{file}"), text);
-    }
-    let root = node.arg("");
-    let profiles = node.profiles();
-    let run = crate::node::Run(
-        crate::node::armorer(&["reconcile"])
-            .env("ARMORER_ROOT", &root)
-            .env("ARMORER_STATE_DIR", "/state")
-            .env("ARMORER_SECURITYFS", "/elsewhere/securityfs")
-            .env("ARMORER_PROC", "/elsewhere/proc")
-            .env("ARMORER_BASE", node.arg("base"))
-            .env("ARMORER_COPY_TO", "/copies")
-            .env("ARMORER_NODE_NAME", "ours")
-            .env("NODE_NAME", "theirs")
-            .env("PROFILES_DIR", &profiles)
-            .env("ARMORER_LOG_FORMAT", "json")
-            .env("ARMORER_OUTPUT", "json")
-            .output()
-            .unwrap(),
-    )
-    .assert(0);
-    // The folder for the copies is not there: a warning.
-    assert!(run.events().iter().any(|event| event["action"] == "copy"));
+    let mut command = armorer(&["reconcile"]);
+    command
+        .env("ARMORER_ROOT", node.path(""))
+        .env("ARMORER_STATE_DIR", "/state")
+        .env("ARMORER_SECURITYFS", "/elsewhere/securityfs")
+        .env("ARMORER_PROC", "/elsewhere/proc")
+        .env("ARMORER_BASE", node.path("base"))
+        .env("ARMORER_COPY_TO", "/copies")
+        .env("ARMORER_NODE_NAME", "ours")
+        .env("NODE_NAME", "theirs")
+        .env("PROFILES_DIR", node.source())
+        .env("ARMORER_LOG_FORMAT", "json")
+        .env("ARMORER_OUTPUT", "json");
+    let run = Run::of(&mut command).assert(0);
+    assert_eq!(run.events().last().unwrap()["action"], "pass");
     assert_eq!(run.json()["in_force"], 1);
+    assert!(node.exists("copies/custom.a"));
     assert!(node.read("state/state.json").contains("\"node\":\"ours\""));
 }
 
 #[test]
 fn settings_come_from_variables_too() {
     let node = Node::new();
-    node.want("custom.u", "profile custom.u flags=(unconfined) {\n}\n");
-    node.want("custom.x", "profile custom.x /usr/bin/x {\n file,\n}\n");
-    node.want("other", "profile other {\n file,\n}\n");
-    let plan = |env: &[(&str, &str)]| node.run_with(&["plan", &node.profiles()], env);
-    let refused = |env: &[(&str, &str)]| plan(env).stdout().matches("refused ").count();
+    node.put("custom.u", "profile custom.u flags=(unconfined) {\n}\n");
+    node.put("custom.x", "profile custom.x /usr/bin/x {\n file,\n}\n");
+    node.put("other", "profile other {\n file,\n}\n");
+    let plan = |env: &[(&str, &str)]| node.run_with(&["plan", &node.source()], env);
+    let refused = |env: &[(&str, &str)]| plan(env).stdout().matches("✗ refused").count();
     assert_eq!(refused(&[]), 3);
     assert_eq!(refused(&[("ARMORER_ALLOW_UNCONFINED", "true")]), 2);
     assert_eq!(refused(&[("ARMORER_ALLOW_ATTACHMENT", "1")]), 2);
-    assert_eq!(refused(&[("ARMORER_PREFIX", "''")]), 2);
     assert_eq!(refused(&[("ARMORER_PREFIX", "oth")]), 2);
     assert_eq!(refused(&[("ARMORER_MAX_PROFILE_SIZE", "40")]), 3);
-    plan(&[("ARMORER_MAX_PROFILES", "2")]).fails(3, &["more than 2 profiles", "--max-profiles"]);
+    plan(&[("ARMORER_MAX_PROFILES", "2")]).fails(3, &["2 profiles", "--max-profiles"]);
     plan(&[("ARMORER_PARSER", "/nowhere")]).fails(3, &["no compiler at /nowhere"]);
-    plan(&[("ARMORER_BASE", "/nowhere"), ("ARMORER_JOBS", "1")]).assert(1);
     plan(&[
         ("ARMORER_ALLOW_ATTACHMENT", "yes"),
         ("ARMORER_EXIT_CODE", "on"),
     ])
     .assert(4);
-    let late = plan(&[("ARMORER_DEADLINE", "0s")]).assert(1);
-    assert!(
-        late.stdout().contains("the time for this pass was up"),
-        "{late}"
-    );
+    plan(&[("ARMORER_DEADLINE", "0s")])
+        .assert(1)
+        .line(&["✗ failed", "custom.x", "--deadline"]);
 }
 
 #[test]
-fn complain_from_a_variable_compiles_in_complain_mode() {
+fn several_patterns_come_from_one_variable() {
     let node = Node::with(&["custom.a"]);
-    let plan = |env: &[(&str, &str)]| node.run_with(&["plan", &node.profiles()], env).assert(0);
-    assert!(plan(&[]).stdout().starts_with("= own"));
-    // No proof any more: what would be loaded differs.
-    let run = node.run_with(&["plan", &node.profiles()], &[("ARMORER_COMPLAIN", "true")]);
-    assert!(run.assert(1).stdout().starts_with("! conflict"));
-    let run = plan(&[
-        ("ARMORER_COMPLAIN", "true"),
-        ("ARMORER_ADOPT", "nobody custom.*"),
-    ]);
-    assert!(run.stdout().contains("taken over by --adopt"), "{run}");
+    let plan = |env: &[(&str, &str)]| node.run_with(&["plan", &node.source()], env);
+    plan(&[]).assert(0).line(&["= own", "custom.a"]);
+    // Its contents are no proof any more.
+    let complain = ("ARMORER_COMPLAIN", "true");
+    plan(&[complain])
+        .assert(1)
+        .line(&["! conflict", "custom.a"]);
+    plan(&[complain, ("ARMORER_ADOPT", "none custom.*")])
+        .assert(0)
+        .line(&["~ replace", "custom.a", "--adopt"]);
 }
 
 #[test]
-fn several_patterns_may_be_adopted() {
-    let node = Node::new();
-    for name in ["custom.a", "custom.b", "custom.c"] {
-        node.want(name, profile(name));
-        node.load(name, "profile custom.other {\n}\n");
-    }
-    let run = node
-        .plan(&[
-            "--adopt",
-            "custom.a",
-            "--adopt",
-            "custom.[b]",
-            "--adopt",
-            "*.c",
-        ])
-        .assert(1);
-    assert_eq!(run.stdout().matches("~ replace").count(), 2, "{run}");
-    assert!(run.stdout().contains("! conflict  custom.b"), "{run}");
-    assert!(
-        run.stdout().ends_with("2 to replace, 1 conflict\n"),
-        "{run}"
-    );
-}
-
-#[test]
-fn what_is_said_holds_nothing_that_a_terminal_obeys() {
+fn no_message_holds_anything_that_a_terminal_obeys() {
     let node = Node::new();
     for arguments in [
         &["plan", "/\u{1b}[31m"][..],
@@ -498,4 +482,8 @@ fn what_is_said_holds_nothing_that_a_terminal_obeys() {
             "{run}"
         );
     }
+    let unknown = node
+        .run_with(&["plan", "/x"], &[("ARMORER_\u{1b}[31m", "x")])
+        .assert(2);
+    assert_plain(unknown.stderr());
 }

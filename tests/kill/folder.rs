@@ -1,15 +1,16 @@
-//! A folder as the node (tests/it/node.rs), with a kernel that obeys: the pass stands still at
-//! each write to it until what the kernel would show is in the folder.
+//! A folder as the node, with a kernel that obeys: the pass stands still at each write to it until the
+//! folder shows what the kernel would.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::node::{Node as Folder, profile};
+use harness::{Node as Folder, binary, profile};
+
 use crate::support::blob;
 use crate::sweep::{InForce, Node, chosen, faults, kills, kills_at_writes, sweep, undisturbed};
-use crate::trace::{At, Kernel, Trace, named, run};
+use crate::trace::{At, Kernel, Trace, run};
 
 const POLICY: &str = "sys/kernel/security/apparmor";
 const THEIRS: [&str; 2] = ["docker-default", "custom.foreign"];
@@ -27,8 +28,8 @@ pub(crate) struct Native {
 
 impl Native {
     /// A node before a pass that has to load, replace, remove a child and remove a profile, while
-    /// processes are confined by the rest; if `busy`, one of them by a profile that nobody wants
-    /// any more, so that each pass has to look again.
+    /// processes are confined by the rest; if `busy`, one of them by a profile that is not desired any
+    /// more, so that each pass has to look again.
     pub(crate) fn new(number: usize, busy: bool) -> Self {
         let folder = Folder::new();
         let before =
@@ -40,14 +41,14 @@ impl Native {
             node.process(pid, "theirs", &format!("{name} (enforce)"));
         }
         for name in ["keep", "change", "gone", "busy"] {
-            node.want(
+            node.put(
                 &format!("custom.{name}"),
                 format!("profile custom.{name} {{ file, }}\n"),
             );
         }
-        node.want("custom.family", FAMILY);
+        node.put("custom.family", FAMILY);
         node.write("other/custom.other", "profile custom.other { file, }\n");
-        node.write("copies/custom.theirs", "somebody else's\n");
+        node.write("copies/custom.theirs", "theirs\n");
         assert_eq!(native.pass(None).ended, 0);
         assert_eq!(native.other_pass().ended, 0);
         for (pid, name) in [
@@ -58,15 +59,15 @@ impl Native {
         ] {
             node.process(pid, "app", &format!("custom.{name} (enforce)"));
         }
-        node.want(
+        node.put(
             "custom.change",
             "profile custom.change { file, deny /x w, }\n",
         );
-        node.want("custom.family", "profile custom.family { file, }\n");
-        node.want("custom.new", "profile custom.new { file, }\n");
-        node.remove("profiles/custom.gone");
+        node.put("custom.family", "profile custom.family { file, }\n");
+        node.put("custom.new", "profile custom.new { file, }\n");
+        node.take_out("custom.gone");
         if busy {
-            node.remove("profiles/custom.busy");
+            node.take_out("custom.busy");
         }
         copy(&node.path(""), &native.before);
         native
@@ -75,7 +76,7 @@ impl Native {
     fn armorer(&self, command: &str, source: &str, more: &[&str]) -> Vec<String> {
         let root = self.folder.arg("");
         let mut arguments = vec![
-            named("ARMORER_BIN"),
+            binary().display().to_string(),
             command.to_owned(),
             self.folder.arg(source),
         ];
@@ -167,7 +168,7 @@ impl Native {
 
     pub(crate) fn restore(&self, at: Option<At>) -> Trace {
         let words = [
-            named("ARMORER_BIN"),
+            binary().display().to_string(),
             "restore".into(),
             "--root".into(),
             self.folder.arg(""),
@@ -175,7 +176,7 @@ impl Native {
         self.run(&words, at)
     }
 
-    /// What is there now is what `reset` puts back.
+    /// The folder as it is now is what `reset` puts back.
     pub(crate) fn begin_here(&self) {
         fs::remove_dir_all(&self.before).unwrap();
         copy(&self.folder.path(""), &self.before);
@@ -187,7 +188,7 @@ impl Native {
         fs::write(&path, "").unwrap();
         let revision = format!("{POLICY}/revision");
         let before: u64 = self.folder.read(&revision).trim().parse().unwrap();
-        if file == "replace" {
+        if file != "remove" {
             let names = blob::names(&written);
             let members: Vec<(&str, &str)> =
                 names.iter().map(|name| (&**name, "enforce")).collect();
@@ -348,7 +349,7 @@ fn killed_after_it_is_settled() {
     sweep("SIGKILL near the end of a pass that settles", &nodes, last);
 }
 
-/// What a killed pass has loaded is known as ours, even if its text is another by the next pass:
+/// A profile that a killed pass has loaded is known as ours, even if its text is another by the next pass:
 /// then no blob proves it.
 #[test]
 fn edited_after_a_kill() {
@@ -356,16 +357,16 @@ fn edited_after_a_kill() {
     let writes = kills_at_writes(&undisturbed.calls);
     let own = writes.into_iter().filter(|(at, _)| at.process == 0);
     let mut alone = 0;
-    for (at, what) in own {
+    for (at, call) in own {
         native.reset();
         native.pass(Some(at));
         alone += usize::from(native.in_force().contains_key("custom.new"));
-        native.folder.want(
+        native.folder.put(
             "custom.new",
             "profile custom.new { file, deny /edited w, }\n",
         );
         let next = native.pass(None);
-        assert_eq!(next.ended, 0, "killed at {what}: {}", next.said);
+        assert_eq!(next.ended, 0, "killed at {call}: {}", next.log);
     }
     assert!(alone > 0, "no kill left the new profile behind");
 }

@@ -9,7 +9,7 @@ use crate::policy::{contents, settle};
 use crate::support::kernel::{compile, loaded, remove, remove_all, replace};
 use crate::support::{confined, process::label, until};
 use crate::sweep::{InForce, Node, all, faults, kills, kills_at_writes, sweep, undisturbed};
-use crate::trace::{At, Trace, named, run};
+use crate::trace::{At, Trace, run};
 
 const DIR: &str = "/tmp/kill";
 const KEPT: [&str; 3] = ["custom.keep", "custom.change", "custom.busy"];
@@ -30,13 +30,13 @@ fn plain(name: &str) -> String {
 struct Guest {
     held: Vec<(Child, String)>,
     theirs: InForce,
-    /// What the kernel is told before each pass, in this order.
+    /// The policies that are loaded before each pass, in this order.
     blobs: Vec<Vec<u8>>,
 }
 
 impl Guest {
     /// Before a pass that has to load, replace, remove a child and remove a profile. With
-    /// `compiling` the texts have changed; without, somebody else undid the pass in the kernel,
+    /// `compiling` the texts have changed; without, another program undid the pass in the kernel,
     /// so that no compiler is needed, which takes long where the processor is emulated.
     fn new(compiling: bool) -> Self {
         remove_all("custom.");
@@ -45,15 +45,15 @@ impl Guest {
             replace(&compile(&plain(name)));
         }
         for name in ["custom.keep", "custom.gone", "custom.busy"] {
-            want(name, &plain(name));
+            put(name, &plain(name));
         }
-        want("custom.change", CHANGE[0]);
-        want("custom.family", FAMILY[0]);
+        put("custom.change", CHANGE[0]);
+        put("custom.family", FAMILY[0]);
         must(&armorer("reconcile", &["--remove-after", "0s"]));
         let held = KEPT.iter().chain(&THEIRS).map(|name| hold(name)).collect();
-        want("custom.change", CHANGE[1]);
-        want("custom.family", FAMILY[1]);
-        want("custom.new", &plain("custom.new"));
+        put("custom.change", CHANGE[1]);
+        put("custom.family", FAMILY[1]);
+        put("custom.new", &plain("custom.new"));
         for name in ["custom.gone", "custom.busy"] {
             fs::remove_file(format!("{DIR}/source/{name}")).unwrap();
         }
@@ -113,7 +113,7 @@ impl Node for Guest {
         Trace {
             ended: output.status.code().unwrap_or(-1),
             calls: Vec::new(),
-            said: String::from_utf8_lossy(&output.stderr).into_owned(),
+            log: String::from_utf8_lossy(&output.stderr).into_owned(),
         }
     }
 
@@ -148,7 +148,7 @@ impl Node for Guest {
             .theirs
             .iter()
             .find(|(name, was)| now.get(*name) != Some(was));
-        touched.map(|(name, _)| format!("{name} is somebody else's, and was replaced"))
+        touched.map(|(name, _)| format!("{name} is another program's, and was replaced"))
     }
 
     fn files(&self) -> BTreeSet<String> {
@@ -162,7 +162,7 @@ impl Node for Guest {
     }
 }
 
-fn want(name: &str, text: &str) {
+fn put(name: &str, text: &str) {
     fs::create_dir_all(format!("{DIR}/source")).unwrap();
     fs::write(format!("{DIR}/source/{name}"), text).unwrap();
 }
@@ -171,7 +171,8 @@ fn armorer(command: &str, more: &[&str]) -> Vec<String> {
     let (source, state) = (format!("{DIR}/source"), format!("{DIR}/state"));
     let words = [command, &source, "--state-dir", &state, "--jobs", "1"];
     let words = words.iter().chain(more).map(|&word| word.to_owned());
-    std::iter::once(named("ARMORER_BIN")).chain(words).collect()
+    let binary = harness::binary().display().to_string();
+    std::iter::once(binary).chain(words).collect()
 }
 
 fn must(program: &[String]) {

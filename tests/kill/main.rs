@@ -3,9 +3,6 @@
 
 mod folder;
 mod guest;
-#[allow(dead_code, reason = "shared with tests/it")]
-#[path = "../it/node.rs"]
-mod node;
 mod policy;
 mod power;
 mod restore;

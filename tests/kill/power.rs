@@ -2,7 +2,7 @@
 //! at one moment is all that is there after the next boot.
 //!
 //! A pass is killed at a call and the disk copied at once, so what was not synced is lost; or
-//! copied after somebody else synced a file of theirs, which writes down all names and sizes, and
+//! copied after another program synced a file of its own, which writes down all names and sizes, and
 //! no contents. The copy is mounted, as after a boot without policy: `restore` must bring back
 //! what was in force, and the next pass converge. Needs root, and loop devices of this host.
 
@@ -76,9 +76,9 @@ impl Disk {
     fn boots(&self, ended: bool) -> Result<(), String> {
         self.native.boot();
         let restore = self.native.restore(None);
-        let said = restore.said.trim();
+        let log = restore.log.trim();
         if restore.ended != 0 {
-            return Err(format!("restore ended with {}: {said}", restore.ended));
+            return Err(format!("restore ended with {}: {log}", restore.ended));
         }
         let now = self.native.in_force();
         let (before, after) = (&self.expected.before, &self.expected.after);
@@ -92,7 +92,7 @@ impl Disk {
             let known = contents.is_some()
                 && (contents == after.get(name) || !ended && contents == before.get(name));
             if !known {
-                return Err(format!("restore did not bring {name} back: {said}"));
+                return Err(format!("restore did not bring {name} back: {log}"));
             }
         }
         let next = self.native.pass(None);
@@ -100,7 +100,7 @@ impl Disk {
             return Err(format!(
                 "the next pass ended with {}: {}",
                 next.ended,
-                next.said.trim()
+                next.log.trim()
             ));
         }
         let now = self.native.in_force();
@@ -139,10 +139,10 @@ fn sh(dir: &Path, script: &str) {
         .current_dir(dir)
         .output()
         .unwrap();
-    let said = String::from_utf8_lossy(&output.stderr);
+    let log = String::from_utf8_lossy(&output.stderr);
     assert!(
         output.status.success(),
-        "{script} (root, mkfs.ext4 and loop devices are needed): {said}"
+        "{script} (root, mkfs.ext4 and loop devices are needed): {log}"
     );
 }
 
@@ -180,7 +180,7 @@ fn the_power_cut_anywhere_in_a_pass() {
     assert!(failures.is_empty(), "{}", failures.join("\n"));
 }
 
-/// That this suite can fail: with every fsync left out, what a pass said it did is lost.
+/// That this suite can fail: with every fsync left out, what a pass reported is lost.
 #[test]
 fn without_fsync_a_power_cut_is_noticed() {
     let disk = Disk::new();

@@ -22,7 +22,7 @@ fn a_restore_disturbed_at_each_call_is_finished_by_the_next_or_by_a_pass() {
     let booted = native.in_force();
 
     let restore = native.restore(None);
-    assert_eq!(restore.ended, 0, "{}", restore.said);
+    assert_eq!(restore.ended, 0, "{}", restore.log);
     let restored = native.in_force();
     assert!(restored.len() >= booted.len() + 5, "{:?}", restored.keys());
     assert_eq!(native.pass(None).ended, 0);
@@ -44,9 +44,9 @@ fn a_restore_disturbed_at_each_call_is_finished_by_the_next_or_by_a_pass() {
             .or_else(|| state_reads(&native))
             .or_else(|| goes_on(n, &native, &expected));
         wrong.extend(why.map(|why| {
-            let (ended, said) = (disturbed.ended, disturbed.said.trim());
+            let (ended, log) = (disturbed.ended, disturbed.log.trim());
             format!(
-                "call {} {call}: {why}; it ended with {ended}: {said}",
+                "call {} {call}: {why}; it ended with {ended}: {log}",
                 at.number
             )
         }));
@@ -75,7 +75,7 @@ fn ended_well(trace: &Trace, at: At, native: &Native, expected: &Expected) -> Op
     match (at.deed, trace.ended) {
         (Deed::Kill, 137) | (Deed::Fail(_), 1 | 3) => None,
         (Deed::Fail(_), 0) => (in_force != expected.restored)
-            .then(|| "it said restored, and the kernel says otherwise".into()),
+            .then(|| "it reported restored, and the kernel says otherwise".into()),
         _ => Some("that is no way to end".into()),
     }
 }
@@ -85,15 +85,15 @@ fn goes_on(n: usize, native: &Native, expected: &Expected) -> Option<String> {
     if n.is_multiple_of(2) {
         let again = native.restore(None);
         if again.ended != 0 || native.in_force() != expected.restored {
-            let (ended, said) = (again.ended, again.said.trim());
-            return Some(format!("the next restore ended with {ended}: {said}"));
+            let (ended, log) = (again.ended, again.log.trim());
+            return Some(format!("the next restore ended with {ended}: {log}"));
         }
     }
     // A restore that has recorded the boot leaves each set to its own pass.
     for pass in [native.pass(None), native.other_pass()] {
         if pass.ended != 0 {
-            let (ended, said) = (pass.ended, pass.said.trim());
-            return Some(format!("the next pass ended with {ended}: {said}"));
+            let (ended, log) = (pass.ended, pass.log.trim());
+            return Some(format!("the next pass ended with {ended}: {log}"));
         }
     }
     if native.in_force() != expected.settled {

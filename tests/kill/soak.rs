@@ -13,11 +13,10 @@ use std::time::{Duration, Instant, SystemTime};
 use crate::policy::{contents, settle};
 use crate::support::kernel::{compile, loaded, remove, remove_all, replace};
 use crate::support::{sh, until};
-use crate::trace::named;
 use model::{Held, Model, Text};
 
 const DIR: &str = "/tmp/soak";
-/// Profiles that somebody else has loaded, one of them under armorer's own prefix.
+/// Profiles that another program has loaded, one of them under armorer's own prefix.
 const THEIRS: [&str; 2] = ["docker-default", "custom.theirs"];
 /// So many names there are; each is interfered with three times at most, or it would rightly be
 /// called contested.
@@ -72,10 +71,10 @@ fn everything_changes_and_every_pass_converges() {
     let mut soak = Soak::new(seed);
     let before = Resources::now();
     for pass in 0..passes {
-        let what = soak.step();
+        let step = soak.step();
         if pass % 50 == 49 {
             println!(
-                "{} passes, {} s; last: {what}",
+                "{} passes, {} s; last: {step}",
                 pass + 1,
                 start.elapsed().as_secs()
             );
@@ -88,8 +87,8 @@ fn everything_changes_and_every_pass_converges() {
         soak.memory.len(),
         start.elapsed().as_secs()
     );
-    for (what, count) in &soak.counts {
-        println!("{count:6} {what}");
+    for (event, count) in &soak.counts {
+        println!("{count:6} {event}");
     }
     let fifth = soak.memory.len() / 5;
     let peak = |part: &[u64]| *part.iter().max().unwrap();
@@ -155,7 +154,7 @@ impl Soak {
             boots: 0,
             memory: Vec::new(),
         };
-        soak.want("custom.always", Text::Version(0));
+        soak.put("custom.always", Text::Version(0));
         for name in THEIRS {
             soak.model.held.extend(Held::start(name));
         }
@@ -163,8 +162,8 @@ impl Soak {
         soak
     }
 
-    fn count(&mut self, what: &'static str) {
-        *self.counts.entry(what).or_default() += 1;
+    fn count(&mut self, event: &'static str) {
+        *self.counts.entry(event).or_default() += 1;
     }
 
     /// Some changes, and a pass of some kind. Says which.
@@ -192,22 +191,22 @@ impl Soak {
     }
 
     fn change(&mut self) {
-        let wanted: Vec<String> = self.model.wanted.keys().skip(1).cloned().collect();
+        let desired: Vec<String> = self.model.desired.keys().skip(1).cloned().collect();
         match self.chance.below(10) {
-            0..=2 if wanted.len() < 12 => {
+            0..=2 if desired.len() < 12 => {
                 let (name, version) = (self.a_name(), self.chance.below(4));
-                self.want(&name, Text::Version(version));
+                self.put(&name, Text::Version(version));
                 self.count("texts added or edited");
             }
             3 => {
-                if let Some(name) = self.chance.of(&wanted) {
-                    self.want(&name, Text::Broken);
+                if let Some(name) = self.chance.of(&desired) {
+                    self.put(&name, Text::Broken);
                     self.count("texts broken");
                 }
             }
             4 | 5 => {
-                if let Some(name) = self.chance.of(&wanted) {
-                    self.model.wanted.remove(&name);
+                if let Some(name) = self.chance.of(&desired) {
+                    self.model.desired.remove(&name);
                     fs::remove_file(format!("{DIR}/source/{name}")).unwrap();
                     self.count("texts removed");
                 }
@@ -233,22 +232,22 @@ impl Soak {
             8 => self.interfere(),
             _ => {
                 let name = self.a_name();
-                if self.model.wanted.contains_key(&name) {
+                if self.model.desired.contains_key(&name) {
                     let version = self.chance.below(4);
-                    self.want(&name, Text::Version(version));
+                    self.put(&name, Text::Version(version));
                     self.count("texts added or edited");
                 }
             }
         }
     }
 
-    fn want(&mut self, name: &str, text: Text) {
+    fn put(&mut self, name: &str, text: Text) {
         fs::write(format!("{DIR}/source/{name}"), text.of(name)).unwrap();
-        self.model.wanted.insert(name.to_owned(), text);
+        self.model.desired.insert(name.to_owned(), text);
     }
 
-    /// Somebody else replaces or removes what is owned; not from under a process, which nobody
-    /// could make good.
+    /// Another program replaces or removes an owned profile; not from under a process, which could not be
+    /// made good.
     fn interfere(&mut self) {
         let idle: Vec<String> = self
             .model
@@ -278,7 +277,7 @@ impl Soak {
     fn pass() -> Command {
         let mut pass = Command::new("/run/guest/busybox");
         pass.args(["time", "-a", "-o", &format!("{DIR}/memory"), "-f", "%M"]);
-        pass.arg(named("ARMORER_BIN"));
+        pass.arg(harness::binary());
         pass.args([
             "reconcile",
             &format!("{DIR}/source"),
@@ -302,9 +301,9 @@ impl Soak {
     }
 
     fn converged(&mut self, which: &str, before: &BTreeSet<String>, output: &std::process::Output) {
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        let log = String::from_utf8_lossy(&output.stderr).into_owned();
         let expected = self.model.after_pass(before);
-        assert_eq!(output.status.code(), Some(expected.exit), "{which}: {said}");
+        assert_eq!(output.status.code(), Some(expected.exit), "{which}: {log}");
         self.safe(which);
         let now = contents();
         let names: BTreeSet<&String> = now
@@ -314,16 +313,16 @@ impl Soak {
         let must: BTreeSet<&String> = expected.loaded.iter().collect();
         assert_eq!(
             names, must,
-            "{which}: loaded on the left, to be loaded on the right: {said}"
+            "{which}: loaded on the left, to be loaded on the right: {log}"
         );
         for (name, hash) in &expected.contents {
             assert_eq!(
                 now.get(name),
                 Some(hash),
-                "{which}: {name} has other contents: {said}"
+                "{which}: {name} has other contents: {log}"
             );
         }
-        self.files(which, &said);
+        self.files(which, &log);
         self.note_memory();
     }
 
@@ -350,7 +349,7 @@ impl Soak {
             assert_eq!(
                 now.get(name),
                 Some(hash),
-                "{which}: {name} is somebody else's"
+                "{which}: {name} is another program's"
             );
         }
         if let Ok(text) = fs::read(format!("{DIR}/state/state.json")) {
@@ -360,7 +359,7 @@ impl Soak {
     }
 
     /// The state folder holds what the profiles need, and no more.
-    fn files(&self, which: &str, said: &str) {
+    fn files(&self, which: &str, log: &str) {
         let names = |path: &str| -> BTreeSet<String> {
             let entries = fs::read_dir(Path::new(DIR).join(path))
                 .into_iter()
@@ -371,23 +370,18 @@ impl Soak {
                 .collect()
         };
         let state = names("state");
-        let known = ["heartbeat", "lock", "policy", "public", "state.json"];
+        let known = ["lock", "policy", "state.json", "status.json"];
         assert!(
             state.iter().all(|name| known.contains(&&**name)),
-            "{which}: {state:?}: {said}"
+            "{which}: {state:?}: {log}"
         );
         let stored = names("state/policy");
-        // armorer's own profile for the compiler is a text and a blob, too.
-        let own = loaded()
-            .keys()
-            .filter(|name| name.starts_with("armorer."))
-            .count();
-        let expected = 2 * (self.model.good.len() + own);
-        assert_eq!(stored.len(), expected, "{which}: {stored:?}: {said}");
+        let expected = 2 * self.model.good.len();
+        assert_eq!(stored.len(), expected, "{which}: {stored:?}: {log}");
     }
 
     fn killed_pass(&mut self) -> &'static str {
-        let mut pass = Command::new(named("ARMORER_BIN"));
+        let mut pass = Command::new(harness::binary());
         pass.args([
             "reconcile",
             &format!("{DIR}/source"),
@@ -413,13 +407,13 @@ impl Soak {
         let file = fs::OpenOptions::new().write(true).open(&filler).unwrap();
         file.set_len(length.saturating_sub(leave as u64)).unwrap();
         let pass = Self::pass().output().unwrap();
-        let said = String::from_utf8_lossy(&pass.stderr).into_owned();
+        let log = String::from_utf8_lossy(&pass.stderr).into_owned();
         let code = pass.status.code();
         drop(file);
         fs::remove_file(filler).unwrap();
         assert!(
             [Some(0), Some(1), Some(3)].contains(&code),
-            "a full disk: {code:?} {said}"
+            "a full disk: {code:?} {log}"
         );
         self.safe("a full disk");
         self.plain_pass("after a full disk");
@@ -433,8 +427,8 @@ impl Soak {
             let output = pass.take().unwrap().wait_with_output().unwrap();
             // The first to end is as good as the second.
             let code = self.model.after_pass(&before).exit;
-            let said = String::from_utf8_lossy(&output.stderr);
-            assert_eq!(output.status.code(), Some(code), "two at once: {said}");
+            let log = String::from_utf8_lossy(&output.stderr);
+            assert_eq!(output.status.code(), Some(code), "two at once: {log}");
         }
         self.plain_pass("after two at once");
         "pairs of passes at once"
@@ -457,7 +451,7 @@ impl Soak {
     fn reboot(&mut self) -> &'static str {
         self.plain_pass("before a reboot");
         self.model.held.truncate(THEIRS.len());
-        until("the processes are gone", Model::nobody_else);
+        until("the processes are gone", Model::only_others);
         let keep: Vec<String> = loaded()
             .into_keys()
             .filter(|n| n.starts_with("custom.") && !n.contains("//"))
@@ -468,19 +462,15 @@ impl Soak {
         settle();
         self.set_boot_id();
         if self.chance.below(2) == 0 {
-            let mut restore = Command::new(named("ARMORER_BIN"));
+            let mut restore = Command::new(harness::binary());
             restore.args(["restore", "--state-dir", &format!("{DIR}/state")]);
             let output = restore.output().unwrap();
-            let said = String::from_utf8_lossy(&output.stderr).into_owned();
-            assert!(output.status.success(), "restore: {said}");
+            let log = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert!(output.status.success(), "restore: {log}");
             let now = contents();
             for (name, version) in &self.model.good {
                 let hash = self.model.hash(name, *version);
-                assert_eq!(
-                    now.get(name),
-                    Some(&hash),
-                    "{name} was not restored: {said}"
-                );
+                assert_eq!(now.get(name), Some(&hash), "{name} was not restored: {log}");
             }
             self.count("restores");
         }
@@ -488,27 +478,27 @@ impl Soak {
         "reboots"
     }
 
-    /// Another boot's state, though the policy is still there: what is as wanted is owned again,
-    /// the rest is nobody's and stays.
+    /// Another boot's state, though the policy is still there: what is as desired is owned again, the rest
+    /// has no owner and stays.
     fn other_boot_id(&mut self) -> &'static str {
         self.plain_pass("before another boot id");
         let was = contents();
         self.set_boot_id();
         let output = Self::pass().output().unwrap();
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        let log = String::from_utf8_lossy(&output.stderr).into_owned();
         self.safe("another boot id");
         assert_eq!(
             contents(),
             was,
-            "another boot id: nothing is to be loaded or removed: {said}"
+            "another boot id: nothing is to be loaded or removed: {log}"
         );
-        // Whoever they belong to now takes away what nobody wants.
+        // Their owner takes away what is not desired.
         self.model.held.truncate(THEIRS.len());
-        until("the processes are gone", Model::nobody_else);
-        let wanted = self.model.members();
+        until("the processes are gone", Model::only_others);
+        let desired = self.model.members();
         let mut orphans: Vec<String> = was
             .into_keys()
-            .filter(|n| n.starts_with("custom.s") && !wanted.contains(n))
+            .filter(|n| n.starts_with("custom.s") && !desired.contains(n))
             .collect();
         orphans.sort_by_key(|name| std::cmp::Reverse(name.len()));
         for name in orphans {

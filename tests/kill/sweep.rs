@@ -27,7 +27,7 @@ pub(crate) trait Node {
     fn state_dir(&self) -> PathBuf;
     /// The names that processes are confined by, and those of others.
     fn untouchable(&self) -> BTreeSet<String>;
-    /// What hinders a process' confinement, or is not ours and changed.
+    /// A process that lost its confinement, or a foreign file that changed.
     fn harmed(&self) -> Option<String>;
     /// Every file that armorer may make, without those of the kernel.
     fn files(&self) -> BTreeSet<String>;
@@ -48,7 +48,7 @@ pub(crate) fn undisturbed(node: &dyn Node) -> Undisturbed {
         node.reset();
         let before = node.in_force();
         let trace = node.pass(None);
-        assert_eq!(trace.ended, 0, "{}", trace.said);
+        assert_eq!(trace.ended, 0, "{}", trace.log);
         assert_eq!(node.plan(), 0, "the pass left something to do");
         (before, trace.calls)
     });
@@ -192,9 +192,9 @@ fn point(node: &dyn Node, expected: &Undisturbed, at: At) -> (i32, Option<String
         .or_else(|| converges(node, expected))
         .map(|why| {
             format!(
-                "{why}; the disturbed pass ended with {} and said: {}",
+                "{why}; the disturbed pass ended with {} and logged: {}",
                 trace.ended,
-                trace.said.trim()
+                trace.log.trim()
             )
         });
     (trace.ended, wrong)
@@ -218,10 +218,10 @@ fn ended_well(trace: &Trace, at: At, node: &dyn Node, expected: &Undisturbed) ->
         return Some(format!("it ended with {}", trace.ended));
     }
     if trace.ended == 0 && node.in_force() != expected.after {
-        return Some("it said converged, and the kernel says otherwise".into());
+        return Some("it reported converged, and the kernel says otherwise".into());
     }
-    if [1, 3].contains(&trace.ended) && trace.said.trim().is_empty() {
-        // Where every write fails, nothing can be said.
+    if [1, 3].contains(&trace.ended) && trace.log.trim().is_empty() {
+        // Where every write fails, nothing can be logged.
         let made = writing(&expected.calls).into_iter();
         let mut made = made.filter(|(n, c)| (c.process, *n) == (at.process, at.number));
         let silenced = made
@@ -243,7 +243,9 @@ fn unharmed(node: &dyn Node, expected: &Undisturbed) -> Option<String> {
     for (name, contents) in &now {
         let known = [&expected.before, &expected.after].map(|known| known.get(name));
         if !known.contains(&Some(contents)) {
-            return Some(format!("{name} has contents that nobody asked for"));
+            return Some(format!(
+                "{name} has neither its old contents nor its new ones"
+            ));
         }
     }
     node.harmed()
@@ -268,7 +270,7 @@ fn converges(node: &dyn Node, expected: &Undisturbed) -> Option<String> {
         return Some(format!(
             "the next pass ended with {}: {}",
             next.ended,
-            next.said.trim()
+            next.log.trim()
         ));
     }
     if node.in_force() != expected.after {
@@ -285,7 +287,7 @@ fn converges(node: &dyn Node, expected: &Undisturbed) -> Option<String> {
     let state = std::fs::read(node.state_dir().join("state.json")).unwrap_or_default();
     let state: serde_json::Value = serde_json::from_slice(&state).unwrap_or_default();
     if state["sets"]["default"]["counters"]["repairs"].as_u64() > Some(expected.repairs) {
-        return Some("what was its own work was taken for somebody else's".into());
+        return Some("its own work was taken for another program's".into());
     }
     if state.to_string().contains("\"pending\"") {
         return Some("the next pass left something pending in the state".into());

@@ -56,10 +56,10 @@ pub(crate) struct Trace {
     pub(crate) ended: i32,
     pub(crate) calls: Vec<Call>,
     /// All that it printed.
-    pub(crate) said: String,
+    pub(crate) log: String,
 }
 
-/// Who does what a kernel would when `.replace` or `.remove` in a folder was written.
+/// Does the kernel's part when `.load`, `.replace` or `.remove` in a folder was written.
 pub(crate) struct Kernel<'a> {
     pub(crate) folder: PathBuf,
     pub(crate) obey: &'a dyn Fn(&str),
@@ -104,17 +104,17 @@ pub(crate) fn run(program: &[String], kernel: Option<&Kernel>, at: Option<At>) -
         (kernel.obey)(&line.unwrap());
         answer.write_all(b".").unwrap();
     }
-    let mut said = String::new();
+    let mut log = String::new();
     let mut stderr = tracer.stderr.take().unwrap();
-    stderr.read_to_string(&mut said).unwrap();
+    stderr.read_to_string(&mut log).unwrap();
     let ended = tracer.wait().unwrap().code();
     let ended =
-        ended.unwrap_or_else(|| panic!("the program did not end within ten minutes: {said}"));
-    assert_ne!(ended, 125, "the tracer failed: {said}");
+        ended.unwrap_or_else(|| panic!("the program did not end within ten minutes: {log}"));
+    assert_ne!(ended, 125, "the tracer failed: {log}");
     let lines = fs::read_to_string(&log).unwrap();
     fs::remove_file(&log).unwrap();
     let calls = lines.lines().map(call).collect();
-    Trace { ended, calls, said }
+    Trace { ended, calls, log }
 }
 
 fn call(line: &str) -> Call {

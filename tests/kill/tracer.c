@@ -11,9 +11,9 @@
  * processes, and none of those writes.
  * A call that the kernel starts again after a signal is counted once.
  *
- * KERNEL is - or a folder. After each write to KERNEL/.replace or KERNEL/.remove the word
- * `replace` or `remove` is printed, and PROGRAM stands still until a byte comes on stdin: whoever
- * reads is the kernel.
+ * KERNEL is - or a folder. After each write to KERNEL/.load, KERNEL/.replace or KERNEL/.remove the
+ * word `load`, `replace` or `remove` is printed, and PROGRAM stands still until a byte comes on
+ * stdin: whoever reads is the kernel.
  *
  * With TRACER_NO_FSYNC in the environment no fsync or fdatasync is made, and each returns 0.
  *
@@ -69,8 +69,8 @@ static int process_count;
 static struct record *records;
 static long record_count, record_room;
 
-static void die(const char *what) {
-    fprintf(stderr, "tracer: %s: %s\n", what, strerror(errno));
+static void die(const char *cause) {
+    fprintf(stderr, "tracer: %s: %s\n", cause, strerror(errno));
     exit(125);
 }
 
@@ -145,10 +145,10 @@ static void ask_kernel(const char *kernel, const struct record *record) {
     size_t length = strlen(kernel);
     char answer;
     if (strcmp(name_of(record->number), "write") || record->result <= 0) return;
-    if (strncmp(record->path, kernel, length) || strncmp(record->path + length, "/.re", 4)) return;
+    if (strncmp(record->path, kernel, length) || strncmp(record->path + length, "/.", 2)) return;
     printf("%s\n", record->path + length + 2);
     fflush(stdout);
-    if (read(0, &answer, 1) != 1) die("nobody is the kernel");
+    if (read(0, &answer, 1) != 1) die("no kernel answers");
 }
 
 static const char *kernel;
@@ -247,7 +247,7 @@ static void leave(struct process *p, const struct __ptrace_syscall_info *info) {
     if (number == SYS_ppoll && done > 0) wait_for_an_end(p);
 }
 
-/* What waitpid said of a process; it goes on. */
+/* Takes a process' status from waitpid, and lets it go on. */
 static void handle(pid_t pid, int status) {
     struct process *p = process_of(pid);
     if (!WIFSTOPPED(status)) {

@@ -1,9 +1,6 @@
 //! The metrics file, and the alert rules and the dashboard that come with it, in the hands of the
 //! real Prometheus, promtool, `node_exporter` and busybox httpd. Run by tests/metrics/run.
 
-#[path = "../it/node.rs"]
-#[expect(dead_code, reason = "shared with tests/it, which uses more of it")]
-mod node;
 mod stack;
 
 use std::fs;
@@ -11,9 +8,9 @@ use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-use node::{Node, profile};
+use harness::{Node, eventually, profile};
 use serde_json::Value;
-use stack::{Manifest, Stack, eventually, tool};
+use stack::{Manifest, Stack, tool};
 
 fn component(file: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
@@ -21,21 +18,21 @@ fn component(file: &str) -> PathBuf {
         .join(file)
 }
 
-/// A node on which something of every kind stands in the way, and one name means harm.
+/// A node with problems of several kinds, and names that could break a line of metrics.
 fn troubled() -> Node {
     let node = Node::settled(&["custom.a", "custom.old"]);
-    node.remove("profiles/custom.old");
-    node.want("custom.bad", "profile custom.bad {\n  bogus\n}\n");
-    node.want("custom.theirs", profile("custom.theirs"));
+    node.take_out("custom.old");
+    node.put("custom.bad", "profile custom.bad {\n  bogus\n}\n");
+    node.put("custom.theirs", profile("custom.theirs"));
     node.load("custom.theirs", "profile custom.theirs {\n}\n");
-    node.want("custom.\"} 1\n\u{1b}[2J\\", "x");
-    node.want("custom.\"} 1\t\u{1b}[2J\\", "x");
+    node.put("custom.\"} 1\n\u{1b}[2J\\", "x");
+    node.put("custom.\"} 1\t\u{1b}[2J\\", "x");
     node.process(77, "sleep", "custom.a (enforce)");
     node.process(78, "sleep", "custom.old (enforce)");
     node
 }
 
-/// A pass that writes the file that `node` keeps its metrics in.
+/// A pass that writes the metrics file.
 fn pass(node: &Node, code: i32) {
     node.folder("metrics");
     node.reconcile(&["--metrics-file", "/metrics/metrics.prom"])
@@ -58,22 +55,22 @@ fn promtool(arguments: &[&str], stdin: &str) -> String {
         .write_all(stdin.as_bytes())
         .unwrap();
     let output = child.wait_with_output().unwrap();
-    let said = [output.stdout, output.stderr].concat();
-    let said = String::from_utf8_lossy(&said).into_owned();
-    assert!(output.status.success(), "{arguments:?}: {said}\n{stdin}");
-    said
+    let printed = [output.stdout, output.stderr].concat();
+    let printed = String::from_utf8_lossy(&printed).into_owned();
+    assert!(output.status.success(), "{arguments:?}: {printed}\n{stdin}");
+    printed
 }
 
 #[test]
-fn promtool_finds_nothing_to_say_about_the_file() {
+fn promtool_finds_no_fault_with_the_file() {
     let node = troubled();
     for (missing, code) in [("", 1), ("profiles", 3), ("var/lib/armorer/state.json", 3)] {
         if !missing.is_empty() {
             node.remove(missing);
         }
         pass(&node, code);
-        let said = promtool(&["check", "metrics"], &node.read("metrics/metrics.prom"));
-        assert_eq!(said, "");
+        let findings = promtool(&["check", "metrics"], &node.read("metrics/metrics.prom"));
+        assert_eq!(findings, "");
     }
 }
 
@@ -166,7 +163,7 @@ fn prometheus_reads_it_from_the_web_server_and_from_node_exporter() {
     every_panel_has_data(&stack);
     the_rules_work(&stack);
 
-    // What is mended is gone, and what fails is told.
+    // A mended problem is gone, and a failure shows.
     troubled.remove("profiles/custom.bad");
     pass(&troubled, 1);
     calm.remove("profiles");
@@ -179,7 +176,7 @@ fn prometheus_reads_it_from_the_web_server_and_from_node_exporter() {
         let names = stack.alerts("ArmorerProfileRefused");
         (!names.contains(&"custom.bad".to_owned())).then_some(())
     });
-    eventually("the failure is told", || {
+    eventually("the failure shows", || {
         (value("armorer_last_pass_exit_code{job='node'}") == Some(3.0)).then_some(())
     });
     let since = "armorer_last_pass_timestamp_seconds{job='node'} \

@@ -6,46 +6,27 @@ use std::net::TcpListener;
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::process::{Command, Stdio};
 
+use harness::{Background, Node};
 use serde_json::Value;
 
-use crate::node::Node;
-
-/// What tests/metrics/run says in the environment.
-fn told(variable: &str) -> PathBuf {
+/// A path that tests/metrics/run sets.
+fn setting(variable: &str) -> PathBuf {
     let value = std::env::var_os(variable);
     PathBuf::from(value.unwrap_or_else(|| panic!("{variable} is not set: run tests/metrics/run")))
 }
 
 pub(crate) fn tool(name: &str) -> PathBuf {
-    told("METRICS_TOOLS").join(name)
+    setting("METRICS_TOOLS").join(name)
 }
 
-/// Waits until `ready` gives something; both cores may be busy with other things.
-#[track_caller]
-pub(crate) fn eventually<T>(what: &str, mut ready: impl FnMut() -> Option<T>) -> T {
-    let start = Instant::now();
-    loop {
-        if let Some(done) = ready() {
-            return done;
-        }
-        assert!(
-            start.elapsed() < Duration::from_secs(120),
-            "not in time: {what}"
-        );
-        sleep(Duration::from_millis(200));
-    }
-}
-
-/// An example of kustomize/examples, as it is rendered.
+/// The default install with a component, as it is rendered.
 pub(crate) struct Manifest(Vec<Value>);
 
 impl Manifest {
-    pub(crate) fn read(example: &str) -> Self {
-        let file = told("METRICS_RENDERED").join(format!("{example}.json"));
+    pub(crate) fn read(component: &str) -> Self {
+        let file = setting("METRICS_RENDERED").join(format!("{component}.json"));
         Self(serde_json::from_str(&fs::read_to_string(file).unwrap()).unwrap())
     }
 
@@ -75,9 +56,9 @@ impl Manifest {
     }
 }
 
-/// What runs, and ends when dropped.
+/// The running programs, ended when dropped.
 pub(crate) struct Stack {
-    children: Vec<Child>,
+    processes: Vec<Background>,
     folder: PathBuf,
     url: String,
     /// Where the web server serves the file.
@@ -93,7 +74,7 @@ impl Stack {
         fs::create_dir_all(&folder).unwrap();
         let [server, exporter, prometheus] = free_ports();
         let mut stack = Self {
-            children: Vec::new(),
+            processes: Vec::new(),
             folder,
             url: format!("http://127.0.0.1:{prometheus}/api/v1"),
             file: String::new(),
@@ -160,16 +141,16 @@ impl Stack {
     }
 
     fn spawn(&mut self, mut command: Command) {
-        let log = self.folder.join(format!("{}.log", self.children.len()));
+        let log = self.folder.join(format!("{}.log", self.processes.len()));
         let log = fs::File::create(log).unwrap();
         command
             .stdin(Stdio::null())
             .stderr(log)
             .stdout(Stdio::null());
-        self.children.push(command.spawn().unwrap());
+        self.processes.push(Background::start(&mut command));
     }
 
-    /// What Prometheus' API answers; nothing while it starts.
+    /// The answer of Prometheus' API; null while it starts.
     pub(crate) fn get(&self, path: &str, parameters: &[(&str, &str)]) -> Value {
         let mut request = ureq::get(format!("{}/{path}", self.url));
         for (name, value) in parameters {
@@ -216,10 +197,7 @@ impl Stack {
 
 impl Drop for Stack {
     fn drop(&mut self) {
-        for child in &mut self.children {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
+        self.processes.clear();
         if std::thread::panicking() {
             for log in ["0.log", "1.log", "2.log"] {
                 let text = fs::read_to_string(self.folder.join(log)).unwrap_or_default();

@@ -3,14 +3,14 @@
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::PathBuf;
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::process::{ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::Mutex;
 
 use serde_json::{Value, json};
 
-use crate::node::{Node, Run, profile};
+use harness::{Background, Node, Run, profile};
 
-/// {"sub":"system:serviceaccount:armorer:armorer"}, and a part that must be seen nowhere.
+/// A token as an account has it, with a part that must be seen nowhere.
 pub(crate) const TOKEN: &str = "eyJhbGciOiJub25lIn0.\
     eyJzdWIiOiJzeXN0ZW06c2VydmljZWFjY291bnQ6YXJtb3Jlcjphcm1vcmVyIn0.armorer-test-token";
 pub(crate) const SECRET: &str = "armorer-test-token";
@@ -18,19 +18,12 @@ pub(crate) const ACCOUNT: &str = "system:serviceaccount:armorer:armorer";
 pub(crate) const SOURCE: &str = "configmap://armorer/armorer-profiles";
 pub(crate) const NODE: &str = "node-1";
 
-/// The server, ended when dropped, and the node.
+/// The server and the node.
 pub(crate) struct Cluster {
     pub(crate) node: Node,
-    child: Child,
+    _server: Background,
     pipes: Mutex<(ChildStdin, BufReader<ChildStdout>)>,
     pub(crate) ports: Value,
-}
-
-impl Drop for Cluster {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
 }
 
 /// A variable that tests/network/run sets.
@@ -51,20 +44,17 @@ pub(crate) fn user(node: &str) -> Value {
 impl Cluster {
     pub(crate) fn start() -> Self {
         let server = PathBuf::from(setting("NETWORK_TOP")).join("tests/network/server.py");
-        let mut child = Command::new(setting("NETWORK_PYTHON"))
-            .arg(server)
-            .arg(setting("NETWORK_CERTIFICATES"))
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut said = BufReader::new(child.stdout.take().unwrap());
+        let mut command = Command::new(setting("NETWORK_PYTHON"));
+        command.arg(server).arg(setting("NETWORK_CERTIFICATES"));
+        let piped = command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut server = Background::start(piped);
+        let mut answers = BufReader::new(server.0.stdout.take().unwrap());
         let mut ports = String::new();
-        said.read_line(&mut ports).unwrap();
+        answers.read_line(&mut ports).unwrap();
         let cluster = Self {
             node: Node::new(),
-            pipes: Mutex::new((child.stdin.take().unwrap(), said)),
-            child,
+            pipes: Mutex::new((server.0.stdin.take().unwrap(), answers)),
+            _server: server,
             ports: serde_json::from_str(&ports).expect("the server's ports"),
         };
         cluster.token(TOKEN);
@@ -72,11 +62,11 @@ impl Cluster {
         cluster
     }
 
-    /// One that has a `ConfigMap` with a profile for each of `names`, which the kernel has too;
-    /// the first pass has been.
+    /// One that has a `ConfigMap` with a profile for each of `names`, which the kernel has too; after a
+    /// first pass.
     pub(crate) fn settled(names: &[&str]) -> Self {
         let cluster = Self::start();
-        cluster.want(names);
+        cluster.publish(names);
         for name in names {
             cluster.node.load(name, &profile(name));
         }
@@ -108,12 +98,12 @@ impl Cluster {
     }
 
     /// Has the `ConfigMap` armorer-profiles hold a profile for each of `names`.
-    pub(crate) fn want(&self, names: &[&str]) {
+    pub(crate) fn publish(&self, names: &[&str]) {
         let texts = names.iter().map(|name| ((*name).to_owned(), profile(name)));
         self.put("configmaps", map("armorer-profiles", texts.collect()));
     }
 
-    /// What was asked since the last time, as the server saw it.
+    /// The requests since the last question for them, as the server saw them.
     pub(crate) fn requests(&self) -> Vec<Value> {
         let requests = self.ask(&json!({"do": "requests"}));
         requests.as_array().unwrap().clone()
@@ -153,6 +143,18 @@ impl Cluster {
     pub(crate) fn pass(&self, url: &str, arguments: &[&str]) -> Run {
         let all = [&["reconcile", SOURCE, "--api-server", url], arguments].concat();
         self.run(&all)
+    }
+
+    /// Has every recorded problem begin long ago.
+    pub(crate) fn age_problems(&self) {
+        self.node.edit_state(|state| {
+            let problems = state["sets"]["default"]["problems"]
+                .as_object_mut()
+                .unwrap();
+            for problem in problems.values_mut() {
+                problem["since"] = json!("2026-01-01T00:00:00Z");
+            }
+        });
     }
 
     /// armorer with the token, and the authority.

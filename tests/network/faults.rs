@@ -20,11 +20,7 @@ const FAULTS: [(&str, &str, Option<u64>); 36] = [
     ("cut-in-head", "the server closed the connection", None),
     ("cut-in-body", "the server closed the connection", None),
     ("cut-in-chunk", "the server closed the connection", None),
-    (
-        "wrong-json",
-        "line 1 column 15 the answer makes no sense",
-        Some(1),
-    ),
+    ("wrong-json", "makes no sense at line 1 column 15", Some(1)),
     ("deep-json", "the answer makes no sense", Some(1)),
     ("html", "the answer makes no sense", Some(1)),
     ("no-utf8", "the answer makes no sense", Some(1)),
@@ -41,26 +37,19 @@ const FAULTS: [(&str, &str, Option<u64>); 36] = [
         Some(1),
     ),
     ("429", "429 Too Many Requests", None),
-    ("429-for-an-hour", "tried once", Some(1)),
+    ("429-for-an-hour", "429 Too Many Requests", Some(1)),
     ("500", "500 Internal Server Error", None),
     ("503", "503 Service Unavailable", None),
-    (
-        "401",
-        "does not believe the ServiceAccount armorer/armorer",
-        Some(1),
-    ),
-    (
-        "403",
-        "the ServiceAccount armorer/armorer may not get configmaps",
-        Some(1),
-    ),
-    ("404", "there are no configmaps", Some(1)),
+    // The server's own words.
+    ("401", "401 Unauthorized: Unauthorized", Some(1)),
+    ("403", "403 Forbidden: configmaps is forbidden", Some(1)),
+    ("404", "not found: create it", Some(1)),
     (
         "404-of-a-proxy",
         "is --api-server a Kubernetes API server?",
         Some(1),
     ),
-    ("token-echoed", "the API server says no more", Some(1)),
+    ("token-echoed", "gives no reason", Some(1)),
     ("ssh", "protocol", Some(1)),
     ("204", "the answer was cut", None),
     ("terminal", "bad", Some(1)),
@@ -72,10 +61,10 @@ const FAULTS: [(&str, &str, Option<u64>); 36] = [
 #[test]
 fn each_fault_is_one_line_and_loses_nothing() {
     let cluster = Cluster::settled(&["custom.a"]);
-    // What is wanted has changed, so that the whole object is asked for.
-    cluster
-        .node
-        .edit_state(|state| state["sets"]["default"]["objects"] = json!({}));
+    // No object is known, so that the whole one is asked for.
+    let basis =
+        |state: &mut serde_json::Value| state["sets"]["default"]["basis"]["objects"] = json!({});
+    cluster.node.edit_state(basis);
     let state = cluster.node.read("var/lib/armorer/state.json");
     let (mut table, mut wrong) = (String::new(), String::new());
     let further = [
@@ -93,10 +82,12 @@ fn each_fault_is_one_line_and_loses_nothing() {
         let seen = cluster.ask(&json!({"do": "seen", "fault": fault}));
         let seen = seen.as_u64().unwrap();
         let tried = tries.is_none_or(|most| seen == most);
-        if !tried || !line.contains(words) || line.contains(SECRET) {
+        // On a busy machine a pause can end after the deadline.
+        let late = tries.is_none() && line.contains("the deadline of the pass is over");
+        if !tried || !(line.contains(words) || late) || line.contains(SECRET) {
             let _ = write!(wrong, "{fault}, {seen} tries: {line}");
         }
-        assert_eq!(cluster.node.removed(), "", "{fault}");
+        cluster.node.assert_untouched();
         let after = cluster.node.read("var/lib/armorer/state.json");
         assert_eq!(after, state, "{fault}");
         let line = line.split_once("error: ").unwrap().1;
@@ -112,7 +103,7 @@ fn each_fault_is_one_line_and_loses_nothing() {
 }
 
 #[test]
-fn nobody_listens_and_no_such_host() {
+fn a_closed_port_and_an_unknown_host_are_one_line() {
     let cluster = Cluster::settled(&["custom.a"]);
     for (url, words) in [
         ("https://127.0.0.1:1", "refused"),
@@ -123,13 +114,13 @@ fn nobody_listens_and_no_such_host() {
             .pass(url, &["--deadline", "3s"])
             .fails(3, &[url, words]);
     }
-    assert_eq!(cluster.node.removed(), "");
+    cluster.node.assert_untouched();
 }
 
 #[test]
-fn what_is_no_certificate_or_token_is_said_with_its_file() {
+fn a_file_without_certificate_or_token_is_named() {
     let cluster = Cluster::start();
-    cluster.want(&[]);
+    cluster.publish(&[]);
     cluster.node.write(
         "bad.pem",
         "-----BEGIN CERTIFICATE-----\n!!!\n-----END CERTIFICATE-----\n",

@@ -7,9 +7,5 @@ mod cluster;
 mod events;
 mod faults;
 mod measured;
-#[path = "../it/node.rs"]
-#[allow(dead_code, reason = "the folder as node is shared with tests/it")]
 mod node;
-mod pods;
 mod source;
-mod taint;

@@ -5,8 +5,9 @@ use std::fmt::Write as _;
 
 use serde_json::{Value, json};
 
+use harness::profile;
+
 use crate::cluster::{Cluster, map, setting};
-use crate::node::profile;
 
 fn cost(requests: &[Value]) -> (usize, u64) {
     let bytes = requests.iter().map(|r| r["body_bytes"].as_u64().unwrap());
@@ -22,9 +23,9 @@ fn text(name: &str) -> String {
 #[test]
 fn a_pass_costs_one_small_request_for_each_source() {
     let mut table = String::new();
-    let mut note = |what: &str, requests: &[Value]| {
+    let mut note = |pass: &str, requests: &[Value]| {
         let (requests, bytes) = cost(requests);
-        let _ = writeln!(table, "{what}\t{requests}\t{bytes}");
+        let _ = writeln!(table, "{pass}\t{requests}\t{bytes}");
         (requests, bytes)
     };
     let cluster = Cluster::start();

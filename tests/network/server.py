@@ -1,9 +1,10 @@
-"""An API server for the tests, over TLS: kmock's emulator with what the client relies on.
+"""An API server for the tests, over TLS: kmock's emulator with what the client relies on, and beside
+it a port for each fault, which answers each request with that fault, byte for byte.
 
-kmock keeps the objects and answers create, fetch, list and merge patches. Added are what the
-tests are about: who asks (tokens, client certificates), what the rendered manifests allow them
-(RBAC, ValidatingAdmissionPolicy), PartialObjectMetadata, selectors, pages, JSON patches, versions,
-and the rules for Events. It obeys a JSON command a line on stdin, and answers each with a line.
+kmock keeps the objects and answers create, fetch and list. Added is what the tests are about: who
+asks (tokens), what the rendered manifests allow (RBAC, ValidatingAdmissionPolicy),
+PartialObjectMetadata, selectors, pages, patches, versions, and the rules for Events. It obeys a JSON
+command a line on stdin, and answers each with a line.
 """
 
 import asyncio
@@ -17,15 +18,27 @@ import jsonpatch
 import kmock
 import yaml
 
-import faults
 import policy
 from policy import Refused
 
-def status(refused):
-    body = {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
-            "message": str(refused), "reason": refused.reason, "details": refused.details,
-            "code": refused.code}
-    return aiohttp.web.json_response(body, status=refused.code)
+
+def status(code, reason, message, details):
+    """Kubernetes' own answer to a request that it does not fulfil."""
+    return {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
+            "message": message, "reason": reason, "details": details, "code": code}
+
+
+def merged(obj, change):
+    """A merge patch (RFC 7386)."""
+    if not isinstance(change, dict):
+        return change
+    new = dict(obj) if isinstance(obj, dict) else {}
+    for key, value in change.items():
+        if value is None:
+            new.pop(key, None)
+        else:
+            new[key] = merged(new.get(key), value)
+    return new
 
 
 class ApiServer(kmock.KubernetesEmulator):
@@ -58,10 +71,13 @@ class ApiServer(kmock.KubernetesEmulator):
             rules = world.access.rules_for(user, asked)
             world.log[-1]["allowed_by"] = rules
             if not rules:
-                raise Refused(403, "Forbidden", f"{user['username']} cannot {verb}")
+                what = f'{asked["resource"]} "{asked["name"]}" is forbidden: ' if asked["name"] else ""
+                raise Refused(403, "Forbidden", f'{what}User "{user["username"]}" cannot {verb} resource '
+                              f'"{asked["resource"]}" in API group "{asked["group"]}"')
             return await self._serve(request, verb, asked, user)
         except Refused as refused:
-            return status(refused)
+            body = status(refused.code, refused.reason, str(refused), refused.details)
+            return aiohttp.web.json_response(body, status=refused.code)
 
     async def _serve(self, request, verb, asked, user):
         key = (request.resource, request.namespace, request.name)
@@ -92,12 +108,7 @@ class ApiServer(kmock.KubernetesEmulator):
         kind = request.headers["Content-Type"]
         change = json.loads(request.body)
         if kind == "application/merge-patch+json":
-            allowed = {"series"} if request.resource.plural == "events" else set(obj)
-            if set(change) - allowed:
-                raise Refused(422, "Invalid", f"field is immutable: {sorted(change)}")
-            if change.get("series", {}).get("count", 2) < 2:
-                raise Refused(422, "Invalid", "series.count: should be at least 2")
-            return {**obj, **change}
+            return merged(obj, change)
         if kind != "application/json-patch+json":
             raise Refused(415, "UnsupportedMediaType", kind)
         try:
@@ -164,12 +175,9 @@ class World:
         obj["metadata"].setdefault("uid", f"uid-{self.versions}")
 
     def who(self, raw):
-        peer = raw.transport.get_extra_info("peercert")
         token = raw.headers.get("authorization", "").removeprefix("Bearer ")
         if token in self.tokens:
             return self.tokens[token]
-        if peer and not token:
-            return {"username": dict(p[0] for p in peer["subject"])["commonName"], "extra": {}}
         raise Refused(401, "Unauthorized", "Unauthorized")
 
     def check_event(self, obj, request):
@@ -239,26 +247,174 @@ def obey(server, kept, command):
     return None
 
 
+def metadata(name="armorer-profiles"):
+    return {"name": name, "namespace": "armorer", "uid": "u-1", "resourceVersion": "7"}
+
+
+def answer(code, body, *headers, length=None):
+    body = body if isinstance(body, bytes) else body.encode()
+    head = [f"HTTP/1.1 {code}", f"content-length: {len(body) if length is None else length}"]
+    head += ["content-type: application/json", "connection: close", *headers, "", ""]
+    return "\r\n".join(head).encode() + body
+
+
+def refusal(code, reason, message, **details):
+    return answer(f"{code} {reason}", json.dumps(status(code, reason, message, details)))
+
+
+MAP = json.dumps({"metadata": metadata(), "data": {}})
+CHUNKED = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
+
+
+class Fault:
+    """How one port answers; `seen` counts its requests."""
+
+    def __init__(self, name, act):
+        self.name, self.act, self.seen = name, act, 0
+
+    async def serve(self, reader, writer):
+        try:
+            head = b""
+            if self.name != "tls-not-spoken":
+                head = await reader.readuntil(b"\r\n\r\n")
+                self.seen += 1
+            await self.act(self, head.decode("latin-1"), writer)
+        except (ConnectionError, asyncio.IncompleteReadError, OSError):
+            pass
+        finally:
+            writer.close()
+
+
+def says(text):
+    async def act(_fault, _head, writer):
+        writer.write(text)
+        await writer.drain()
+    return act
+
+
+async def silence(_fault, _head, _writer):
+    await asyncio.sleep(600)
+
+
+async def slow_body(_fault, _head, writer):
+    writer.write(answer("200 OK", "{", length=100_000))
+    for _ in range(6000):
+        writer.write(b" ")
+        await writer.drain()
+        await asyncio.sleep(0.1)
+
+
+async def slow_head(_fault, _head, writer):
+    for byte in b"HTTP/1.1 200 OK\r\nx-slow: " + b"y" * 6000:
+        writer.write(bytes([byte]))
+        await writer.drain()
+        await asyncio.sleep(0.1)
+
+
+async def endless(_fault, _head, writer):
+    block = b"10000\r\n" + b" " * 0x10000 + b"\r\n"
+    writer.write(CHUNKED)
+    while not writer.is_closing():
+        writer.write(block)
+        await writer.drain()
+        await asyncio.sleep(0)
+
+
+async def endless_head(_fault, _head, writer):
+    writer.write(b"HTTP/1.1 200 OK\r\n")
+    while not writer.is_closing():
+        writer.write(b"x-more: " + b"y" * 4000 + b"\r\n")
+        await writer.drain()
+        await asyncio.sleep(0)
+
+
+async def echo(_fault, head, writer):
+    token = next(l for l in head.split("\r\n") if l.lower().startswith("authorization"))
+    writer.write(refusal(400, "BadRequest", f"I do not like {token}"))
+    await writer.drain()
+
+
+def redirect_to(url):
+    return says(answer("307 Temporary Redirect", "", f"location: {url}/api/v1/x"))
+
+
+def faults(good_url):
+    deep = "[" * 100_000
+    return {
+        "silence": silence,
+        "slow-body": slow_body,
+        "slow-head": slow_head,
+        "endless-body": endless,
+        "endless-head": endless_head,
+        "cut-before-head": says(b""),
+        "cut-in-head": says(b"HTTP/1.1 200 OK\r\ncontent-le"),
+        "cut-in-body": says(answer("200 OK", MAP[:20], length=len(MAP))),
+        "cut-in-chunk": says(CHUNKED + b"20\r\n{\"metadata\":"),
+        "wrong-json": says(answer("200 OK", "{\"metadata\": nope}")),
+        "deep-json": says(answer("200 OK", deep)),
+        "html": says(answer("200 OK", "<html>Please log in</html>")),
+        "no-utf8": says(answer("200 OK", MAP.encode()[:-3] + b'"a": "\xff"}}')),
+        "empty-answer": says(answer("200 OK", "")),
+        "null": says(answer("200 OK", "null")),
+        "other-type": says(answer("200 OK", json.dumps({"metadata": metadata(), "data": [1]}))),
+        "other-object": says(answer("200 OK", json.dumps({"metadata": metadata("other")}))),
+        "other-namespace": says(answer("200 OK", json.dumps(
+            {"metadata": {**metadata(), "namespace": "kube-system"}}))),
+        "no-version": says(answer("200 OK", json.dumps(
+            {"metadata": {**metadata(), "resourceVersion": ""}}))),
+        "squeezed": says(answer("200 OK", b"\x1f\x8b\x08\x00", "content-encoding: gzip")),
+        "redirect": redirect_to(good_url),
+        "429": says(answer("429 Too Many Requests", "", "retry-after: 1")),
+        "429-for-an-hour": says(answer("429 Too Many Requests", "", "retry-after: 3600")),
+        "500": says(answer("500 Internal Server Error", "etcd is away")),
+        "503": says(answer("503 Service Unavailable", "")),
+        "401": says(refusal(401, "Unauthorized", "Unauthorized")),
+        "403": says(refusal(403, "Forbidden", "configmaps is forbidden")),
+        "404": says(refusal(404, "NotFound", 'configmaps "armorer-profiles" not found',
+                           name="armorer-profiles", kind="configmaps")),
+        "404-of-a-proxy": says(answer("404 Not Found", "<html>no such page</html>")),
+        "token-echoed": echo,
+        "ssh": says(b"SSH-2.0-OpenSSH_9.2\r\n"),
+        "204": says(b"HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n"),
+        "terminal": says(refusal(400, "BadRequest", "\x1b[2J\x1b]0;owned\x07 bad")),
+    }
+
+
+async def start_faults(contexts, good_url):
+    """Starts all; gives each one's port, and the faults themselves."""
+    ports, kept = {}, {}
+
+    async def listen(name, act, context):
+        fault = Fault(name, act)
+        server = await asyncio.start_server(fault.serve, "127.0.0.1", 0, ssl=context, limit=1 << 20)
+        ports[name], kept[name] = server.sockets[0].getsockname()[1], (fault, server)
+
+    for name, act in faults(good_url).items():
+        await listen(name, act, contexts["server"])
+    for name in ("strange", "expired", "future", "elsewhere"):
+        await listen(f"tls-{name}", says(answer("200 OK", MAP)), contexts[name])
+    await listen("tls-silence", silence, None)
+    await listen("tls-not-spoken", says(answer("400 Bad Request", "")), None)
+    await listen("good-map", says(answer("200 OK", MAP)), contexts["server"])
+    return ports, kept
+
+
 async def main(certificates):
     contexts = {}
     for name in ("server", "strange", "expired", "future", "elsewhere"):
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(f"{certificates}/{name}.pem", f"{certificates}/{name}.key")
         contexts[name] = context
-    api = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    api.load_cert_chain(f"{certificates}/server.pem", f"{certificates}/server.key")
-    api.load_verify_locations(f"{certificates}/authority.pem")
-    api.verify_mode = ssl.CERT_OPTIONAL
     server = ApiServer()
     runner = aiohttp.web.ServerRunner(aiohttp.web.Server(server))
     await runner.setup()
     port = {}
     for host in ("127.0.0.1", "::1"):
-        site = aiohttp.web.TCPSite(runner, host, 0, ssl_context=api)
+        site = aiohttp.web.TCPSite(runner, host, 0, ssl_context=contexts["server"])
         await site.start()
         port[host] = site._server.sockets[0].getsockname()[1]
     good = f"https://127.0.0.1:{port['127.0.0.1']}"
-    ports, kept = await faults.start(contexts, good)
+    ports, kept = await start_faults(contexts, good)
     print(json.dumps({"port": port["127.0.0.1"], "port6": port["::1"], "faults": ports}), flush=True)
     stdin = asyncio.StreamReader(limit=1 << 26)
     await asyncio.get_running_loop().connect_read_pipe(

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use harness::{Run, binary, profile};
 use serde_json::json;
 
 use crate::cluster::{Cluster, SECRET, SOURCE, TOKEN, certificate, map, user};
-use crate::node::profile;
 
 const GET: &str = "get configmaps armorer-profiles 200";
 
@@ -26,7 +26,7 @@ fn a_pass_with_nothing_new_asks_for_the_metadata_only() {
 #[test]
 fn a_change_is_read_whole() {
     let cluster = Cluster::settled(&["custom.a"]);
-    cluster.want(&["custom.a", "custom.b"]);
+    cluster.publish(&["custom.a", "custom.b"]);
     cluster.node.load("custom.b", &profile("custom.b"));
     let run = cluster.reconcile(&[]).assert(0);
     assert!(run.stderr().contains("2 profiles in force"), "{run}");
@@ -36,19 +36,78 @@ fn a_change_is_read_whole() {
 }
 
 #[test]
-fn a_deleted_map_is_an_empty_wish_only_where_that_is_allowed() {
+fn a_deleted_map_is_an_empty_source_only_where_that_is_allowed() {
     let cluster = Cluster::settled(&["custom.a"]);
     let gone = json!({"do": "delete", "plural": "configmaps", "namespace": "armorer",
         "name": "armorer-profiles"});
     cluster.ask(&gone);
-    let pass = ["--remove-after", "0s"];
+    let now = ["--remove-after", "0s"];
+    let words = ["404", "armorer-profiles", "not found", "--allow-empty"];
+    cluster.reconcile(&now).fails(3, &words);
+    cluster.node.assert_untouched();
     cluster
-        .reconcile(&pass)
-        .fails(3, &["404", "there are no configmaps", "--allow-empty"]);
-    assert_eq!(cluster.node.removed(), "");
-    let pass = ["--remove-after", "0s", "--allow-empty"];
-    cluster.reconcile(&pass).assert(0);
+        .reconcile(&[&now[..], &["--allow-empty"]].concat())
+        .assert(0);
     assert_eq!(cluster.node.removed(), "custom.a");
+}
+
+/// Each of two selections of one namespace is a source of its own.
+#[test]
+fn a_selection_that_became_empty_removes_nothing_though_another_one_is_not() {
+    let cluster = Cluster::start();
+    for tier in ["a", "b"] {
+        let name = format!("custom.{tier}");
+        let data = BTreeMap::from([(name.clone(), profile(&name))]);
+        let mut map = map(&format!("tier-{tier}"), data);
+        map["metadata"]["labels"] = json!({"tier": tier});
+        cluster.put("configmaps", map);
+        cluster.node.load(&name, &profile(&name));
+    }
+    let url = cluster.url();
+    let [a, b] = ["a", "b"].map(|tier| format!("configmap://armorer?selector=tier%3D{tier}"));
+    let pass = [
+        "reconcile",
+        &a,
+        &b,
+        "--api-server",
+        &url,
+        "--remove-after",
+        "0s",
+    ];
+    cluster.run(&pass).assert(0);
+    cluster.ask(
+        &json!({"do": "delete", "plural": "configmaps", "namespace": "armorer", "name": "tier-a"}),
+    );
+    let run = cluster.run(&pass).assert(1);
+    run.line(&[
+        "! blocked",
+        "custom.a",
+        "its source is empty",
+        "--allow-empty",
+    ]);
+    run.line(&[&a, "holds no profile"]);
+    cluster.node.assert_untouched();
+    cluster
+        .run(&[&pass[..], &["--allow-empty"]].concat())
+        .assert(0);
+    assert_eq!(cluster.node.removed(), "custom.a");
+}
+
+#[test]
+fn keys_that_are_passed_over_and_binary_data_are_said() {
+    let cluster = Cluster::start();
+    let mut map = map(
+        "armorer-profiles",
+        [("custom.web.orig".to_owned(), profile("custom.web"))].into(),
+    );
+    map["binaryData"] = json!({"custom.b": "AA=="});
+    cluster.put("configmaps", map);
+    let run = cluster.reconcile(&[]).assert(1);
+    run.line(&[
+        "configmap://armorer/armorer-profiles/custom.web.orig",
+        "rename",
+    ]);
+    run.line(&["✗ refused", "custom.b", "binaryData"]);
 }
 
 #[test]
@@ -80,7 +139,7 @@ fn a_selection_is_read_in_pages_and_anew_when_its_place_is_forgotten() {
 #[test]
 fn a_pod_reaches_its_server_over_ipv6_too() {
     let cluster = Cluster::start();
-    cluster.want(&[]);
+    cluster.publish(&[]);
     let (token, ca) = (cluster.node.arg("token"), certificate("authority.pem"));
     let port = cluster.ports["port6"].to_string();
     let env = [
@@ -95,46 +154,13 @@ fn a_pod_reaches_its_server_over_ipv6_too() {
 }
 
 #[test]
-fn a_client_certificate_serves_instead_of_a_token() {
-    let cluster = Cluster::start();
-    cluster.want(&[]);
-    let (url, ca) = (cluster.url(), certificate("authority.pem"));
-    let pass = |name: &str| {
-        let (cert, key) = (format!("{name}.pem"), format!("{name}.key"));
-        let (cert, key) = (certificate(&cert), certificate(&key));
-        let access = [
-            "--client-cert",
-            &cert,
-            "--client-key",
-            &key,
-            "--ca-file",
-            &ca,
-        ];
-        let pass = [
-            "reconcile",
-            SOURCE,
-            "--api-server",
-            &url,
-            "--deadline",
-            "10s",
-        ];
-        cluster.node.run(&[&pass[..], &access[..]].concat())
-    };
-    pass("client").assert(0);
-    assert_eq!(cluster.asked(), [GET]);
-    // It is refused only after the handshake, by a connection that ends.
-    pass("strange-client").fails(3, &["is the API server up"]);
-}
-
-#[test]
 fn a_token_that_was_rotated_is_read_anew() {
     let cluster = Cluster::settled(&["custom.a"]);
     let rotated = TOKEN.replace("eyJhbGci", "eyJhbGcj");
     cluster.token(&rotated);
-    let run = cluster
+    cluster
         .reconcile(&[])
-        .fails(3, &["401", "does not believe the ServiceAccount"]);
-    assert!(run.stderr().contains("armorer/armorer"), "{run}");
+        .fails(3, &["401 Unauthorized: Unauthorized"]);
     cluster.ask(&json!({"do": "tokens", "tokens": {rotated: user("node-1")}}));
     cluster.reconcile(&[]).assert(0);
 }
@@ -152,26 +178,23 @@ fn in_a_pod_server_token_and_authority_are_where_the_kubelet_puts_them() {
     let cluster = Cluster::settled(&["custom.a"]);
     let url = cluster.url();
     let pass = |token: &str| {
-        let output = std::process::Command::new("unshare")
+        let mut command = std::process::Command::new("unshare");
+        command
             .args(["--mount", "sh", "-ec", AS_A_POD, "sh", token])
-            .args([&certificate("authority.pem"), env!("CARGO_BIN_EXE_armorer")])
+            .args([certificate("authority.pem"), binary().display().to_string()])
             .args(["reconcile", SOURCE, "--root"])
             .arg(cluster.node.path(""))
             .env("ARMORER_BASE", cluster.node.path("base"))
             .env("KUBERNETES_SERVICE_HOST", "127.0.0.1")
-            .env("KUBERNETES_SERVICE_PORT", url.rsplit(':').next().unwrap())
-            .output()
-            .unwrap();
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        (output.status.code(), said)
+            .env("KUBERNETES_SERVICE_PORT", url.rsplit(':').next().unwrap());
+        Run::of(&mut command)
     };
-    let (code, said) = pass(&cluster.node.arg("token"));
-    assert_eq!(code, Some(0), "{said}");
+    pass(&cluster.node.arg("token")).assert(0);
     assert_eq!(cluster.asked(), [GET]);
     cluster.node.write("another", "not-a-token\n");
-    let (code, said) = pass(&cluster.node.arg("another"));
-    assert_eq!(code, Some(3), "{said}");
-    assert!(said.contains("401 Unauthorized"), "{said}");
+    pass(&cluster.node.arg("another"))
+        .assert(3)
+        .line(&["401 Unauthorized"]);
 }
 
 #[test]
@@ -199,23 +222,16 @@ fn the_token_is_seen_nowhere() {
                 "--node-name",
                 "n",
             ];
-            let all = [&pass[..], &access[..], &["--termination-log", "reason"]].concat();
+            let all = [&pass[..], &access[..]].concat();
             let run = cluster.node.run_with(&all, &[("RUST_LOG", "trace")]);
             assert!(!run.stderr().is_empty());
-            assert!(!run.to_string().contains(SECRET), "{run}");
+            run.lacks(SECRET);
         }
     }
-    let mut files = 0;
-    for entry in walkdir::WalkDir::new(cluster.node.path("")) {
-        let entry = entry.unwrap();
-        if entry.file_type().is_file() && entry.file_name() != "token" {
-            let bytes = std::fs::read(entry.path()).unwrap();
-            let found = bytes
-                .windows(SECRET.len())
-                .any(|part| part == SECRET.as_bytes());
-            assert!(!found, "{}", entry.path().display());
-            files += 1;
-        }
+    let files = cluster.node.files(&["token"]);
+    assert!(files.len() > 20);
+    for (path, (bytes, _)) in files {
+        let found = String::from_utf8_lossy(&bytes).contains(SECRET);
+        assert!(!found, "{}", path.display());
     }
-    assert!(files > 20);
 }

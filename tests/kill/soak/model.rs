@@ -74,7 +74,7 @@ impl Drop for Held {
 
 #[derive(Default)]
 pub(crate) struct Model {
-    pub(crate) wanted: BTreeMap<String, Text>,
+    pub(crate) desired: BTreeMap<String, Text>,
     /// The version that each name of armorer's has in force, or had last.
     pub(crate) good: BTreeMap<String, usize>,
     pub(crate) held: Vec<Held>,
@@ -99,7 +99,7 @@ impl Model {
     }
 
     /// Whether no process but those of others is confined by a profile of armorer's.
-    pub(crate) fn nobody_else() -> bool {
+    pub(crate) fn only_others() -> bool {
         !labels()
             .iter()
             .any(|label| label.contains("custom.s") || label.contains("custom.always"))
@@ -110,13 +110,13 @@ impl Model {
         std::iter::once(name.to_owned()).chain(kid).collect()
     }
 
-    /// Every name that is wanted and was good.
+    /// Every name that is desired and was good.
     pub(crate) fn members(&self) -> BTreeSet<String> {
-        let wanted = self
+        let desired = self
             .good
             .iter()
-            .filter(|(name, _)| self.wanted.contains_key(*name));
-        wanted
+            .filter(|(name, _)| self.desired.contains_key(*name));
+        desired
             .flat_map(|(name, version)| Self::members_of(name, *version))
             .collect()
     }
@@ -124,7 +124,7 @@ impl Model {
     /// What a pass must come to that found `before` loaded. The model moves on to there.
     pub(crate) fn after_pass(&mut self, before: &BTreeSet<String>) -> Expected {
         let mut exit = 0;
-        for (name, text) in &self.wanted {
+        for (name, text) in &self.desired {
             match text {
                 Text::Version(version) => _ = self.good.insert(name.clone(), *version),
                 Text::Broken => exit = 1,
@@ -137,7 +137,7 @@ impl Model {
             .filter(|held| held.name.starts_with("custom.s"))
         {
             let parent = parent(&held.name);
-            if self.wanted.contains_key(parent) {
+            if self.desired.contains_key(parent) {
                 loaded.insert(held.name.clone());
             } else {
                 let family = format!("{parent}//");
@@ -148,11 +148,11 @@ impl Model {
             }
         }
         self.good.retain(|name, _| loaded.contains(name));
-        let wanted = self
+        let desired = self
             .good
             .iter()
-            .filter(|(name, _)| self.wanted.contains_key(*name));
-        let contents = wanted
+            .filter(|(name, _)| self.desired.contains_key(*name));
+        let contents = desired
             .map(|(name, version)| (name.clone(), self.hash(name, *version)))
             .collect();
         Expected {

@@ -1,0 +1,103 @@
+//! `check`: profiles validated without a kernel, for a laptop or a workflow.
+
+use harness::{Node, profile, run};
+use insta::assert_snapshot;
+
+/// A node with a folder `p` of two bad profiles and one good.
+fn folder() -> Node {
+    let node = Node::new();
+    node.write("p/custom.bad", "profile custom.bad {\n  bogus\n}\n");
+    node.write("p/custom.good", profile("custom.good"));
+    node.write("p/custom.name", "profile other {\n}\n");
+    node
+}
+
+#[test]
+fn findings_are_lines_that_an_editor_can_follow() {
+    let node = folder();
+    let run = node.run(&["check", "p"]).assert(1);
+    let shown = run.stdout().replace(&node.arg(""), "");
+    assert_snapshot!(shown, @r#"
+    p/custom.bad:3: error: syntax error, unexpected TOK_CLOSE, expecting TOK_MODE
+    p/custom.name: error: "other" does not start with the prefix "custom."
+    3 checked, 2 refused
+    "#);
+}
+
+#[test]
+fn findings_are_annotations_of_a_workflow() {
+    let node = folder();
+    let run = node.run(&["check", "p", "--output", "github"]).assert(1);
+    let shown = run.stdout().replace(&node.arg(""), "");
+    assert_snapshot!(shown, @r#"
+    ::error file=p/custom.bad,line=3,title=armorer::syntax error, unexpected TOK_CLOSE, expecting TOK_MODE
+    ::error file=p/custom.name,title=armorer::"other" does not start with the prefix "custom."
+    "#);
+}
+
+#[test]
+fn findings_are_a_document() {
+    let node = folder();
+    let document = node
+        .run(&["check", "p", "--output", "json"])
+        .assert(1)
+        .json();
+    assert_eq!(document["schema"], 1);
+    assert_eq!(document["checked"], 3);
+    let findings = document["findings"].as_array().unwrap();
+    assert_eq!(findings.len(), 2, "{document:#}");
+    assert_eq!(findings[0]["profile"], "custom.bad");
+    assert_eq!(findings[0]["line"], 3);
+    assert_eq!(findings[0]["level"], "error");
+    assert_eq!(findings[1]["kind"], "name");
+}
+
+#[test]
+fn each_path_is_a_source_of_its_own_and_may_be_a_file() {
+    let node = Node::new();
+    for folder in ["one", "two"] {
+        node.write(&format!("{folder}/custom.a"), profile("custom.a"));
+    }
+    node.run(&["check", "one", "two"])
+        .assert(0)
+        .line(&["2 checked"]);
+    node.run(&["check", "one/custom.a"])
+        .assert(0)
+        .line(&["1 checked"]);
+}
+
+#[test]
+fn an_empty_folder_and_a_missing_one_are_errors() {
+    let node = folder();
+    node.folder("empty");
+    let run = node.run(&["check", "empty", "p/custom.good"]).assert(1);
+    run.line(&["empty", "error", "holds no profile"]);
+    node.run(&["check", "gone"])
+        .fails(3, &["gone does not exist"]);
+}
+
+#[test]
+fn a_name_that_can_have_no_file_is_said_with_the_way_out() {
+    let node = Node::new();
+    node.write("p/custom.x", "profile custom.a/b {\n}\n");
+    let run = node.run(&["check", "p"]).assert(1);
+    run.line(&["custom.x", "\"custom.a/b\"", "/ written as ."]);
+    node.remove("p/custom.x");
+    node.write("p/custom.a.b", "profile custom.a/b {\n}\n");
+    node.run(&["check", "p"]).assert(0);
+}
+
+#[test]
+fn no_kernel_is_needed() {
+    let folder = folder();
+    let good = folder.arg("p/custom.good");
+    let nowhere = [
+        "--base",
+        &folder.arg("base"),
+        "--securityfs",
+        "/nowhere",
+        "--proc",
+        "/nowhere",
+    ];
+    run(&[&["check", good.as_str()], &nowhere[..]].concat()).assert(0);
+}

@@ -1,0 +1,62 @@
+//! Readable copies of the loaded texts, beside the files of others.
+
+use harness::{Node, profile};
+
+const COPY: [&str; 2] = ["--copy-to", "/copies"];
+
+#[test]
+fn copies_are_made_kept_equal_and_removed() {
+    let node = Node::settled(&["custom.a", "custom.b"]);
+    let run = node.reconcile(&COPY).assert(0);
+    assert_eq!(run.stderr().lines().count(), 1, "{run}");
+    assert_eq!(node.read("copies/custom.a"), profile("custom.a"));
+    assert_eq!(node.mode("copies/custom.a"), 0o644);
+    // Changed or removed by another program, they come back.
+    node.write("copies/custom.a", "changed");
+    node.remove("copies/custom.b");
+    node.reconcile(&COPY).assert(0);
+    for name in ["custom.a", "custom.b"] {
+        assert_eq!(node.read(&format!("copies/{name}")), profile(name));
+    }
+    node.remove("copies");
+    node.reconcile(&COPY).assert(0);
+    assert_eq!(node.read("copies/custom.a"), profile("custom.a"));
+    node.take_out("custom.b");
+    node.reconcile(&[&COPY[..], &["--remove-after", "0s"]].concat())
+        .assert(0);
+    assert!(!node.exists("copies/custom.b"));
+}
+
+#[test]
+fn files_of_others_are_left_alone_and_named() {
+    let node = Node::settled(&["custom.a", "custom.b"]);
+    node.write("copies/custom.a", "theirs");
+    node.write("target", "theirs");
+    node.link("../target", "copies/custom.b");
+    let run = node.reconcile(&COPY).assert(0);
+    run.line(&["warning", "copies/custom.a", "another program"]);
+    run.line(&["warning", "copies/custom.b", "no regular file"]);
+    assert_eq!(node.read("copies/custom.a"), "theirs");
+    assert_eq!(node.read("target"), "theirs");
+}
+
+#[test]
+fn a_planted_link_leads_no_copy_elsewhere() {
+    let node = Node::settled(&["custom.a"]);
+    node.write("target", "theirs");
+    node.folder("copies");
+    for planted in ["custom.a.tmp", "custom.a.new", ".custom.a"] {
+        node.link("../target", &format!("copies/{planted}"));
+    }
+    node.reconcile(&COPY).assert(0);
+    assert_eq!(node.read("copies/custom.a"), profile("custom.a"));
+    assert_eq!(node.read("target"), "theirs");
+}
+
+#[test]
+fn a_folder_that_cannot_be_made_is_a_warning() {
+    let node = Node::settled(&["custom.a"]);
+    node.write("copies", "a file");
+    let run = node.reconcile(&COPY).assert(0);
+    run.line(&["warning", "copies", "--copy-to"]);
+}

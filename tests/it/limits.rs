@@ -1,0 +1,129 @@
+//! Hostile amounts: of includes, profiles, memory and loaded policy. Each is bounded, said, and harms no
+//! other profile.
+
+use std::fmt::Write as _;
+
+use harness::{Node, Run, profile};
+use sha2::{Digest as _, Sha256};
+
+/// armorer with at most 256 MiB of address space and 20 seconds of processor time, in each process.
+fn limited(node: &Node, arguments: &[&str]) -> Run {
+    let limits = "ulimit -v 262144; ulimit -t 20; exec \"$@\"";
+    Run::of(&mut node.under(&["sh", "-c", limits, "sh"], arguments))
+}
+
+#[test]
+fn texts_full_of_includes_take_neither_memory_nor_time() {
+    let node = Node::new();
+    node.put("custom.good", profile("custom.good"));
+    for (name, text) in [
+        ("custom.open", "abi<;".repeat(8000)),
+        ("custom.same", "include <a>\n".repeat(40_000)),
+        (
+            "custom.many",
+            (0..40_000).fold(String::new(), |mut text, n| {
+                let _ = writeln!(text, "include <{n}>");
+                text
+            }),
+        ),
+        ("custom.comment", "# include <a> ".repeat(30_000)),
+        ("custom.words", "include ".repeat(60_000)),
+    ] {
+        node.put(name, text);
+    }
+    let plan = ["plan", "profiles", "--max-profile-size", "1MiB"];
+    let run = limited(&node, &plan).assert(1);
+    run.line(&["+ load", "custom.good"]);
+    assert!(run.stdout().ends_with("1 to load, 5 refused\n"), "{run}");
+}
+
+/// A text of `count` profiles.
+fn profiles(count: usize) -> String {
+    let further = (1..count).map(|n| format!("profile custom.many.{n} {{\n}}\n"));
+    let further: String = further.collect();
+    format!("profile custom.many {{\n}}\n{further}")
+}
+
+#[test]
+fn a_text_defines_at_most_256_profiles_or_as_many_as_allowed() {
+    let node = Node::new();
+    node.put("custom.many", profiles(257));
+    let run = node.plan(&[]).assert(1);
+    run.line(&["✗ refused", "custom.many", "257", "256", "--max-members"]);
+    node.plan(&["--max-members", "257"]).assert(0);
+    node.put("custom.many", profiles(256));
+    node.plan(&[]).assert(0);
+}
+
+#[test]
+fn a_set_owns_at_most_as_many_names_as_allowed() {
+    let node = Node::new();
+    node.put("custom.many", profiles(10));
+    node.put("custom.small", profile("custom.small"));
+    node.plan(&["--max-profiles", "11"]).assert(0);
+    let run = node.plan(&["--max-profiles", "10"]).assert(1);
+    run.line(&["✗ refused", "10 profiles", "--max-profiles"]);
+    assert!(run.stdout().ends_with("1 to load, 1 refused\n"), "{run}");
+}
+
+/// Where a kernel shows no hash, the policy itself is read; all profiles of one text share it.
+#[test]
+fn a_policy_that_many_profiles_share_is_read_once() {
+    const SHARED: &str = "sys/kernel/security/apparmor/policy/raw_data/1/raw_data";
+    let node = Node::new();
+    node.write(SHARED, vec![b'x'; 8 << 20]);
+    let mut names = String::new();
+    for n in 0..1000 {
+        let _ = writeln!(names, "custom.many.{n} (enforce)");
+        let entry = format!("sys/kernel/security/apparmor/policy/profiles/custom.many.{n}.1");
+        node.write(&format!("{entry}/name"), format!("custom.many.{n}\n"));
+        node.link("../../raw_data/1/raw_data", &format!("{entry}/raw_data"));
+    }
+    node.write("sys/kernel/security/apparmor/profiles", names);
+    node.put("custom.many.1", profile("custom.many.1"));
+    // Each on its own it would be 8 GB.
+    let run = limited(&node, &["plan", "profiles"]).assert(1);
+    run.line(&["! conflict", "custom.many.1"]);
+}
+
+/// `count` paths of `length` digits without a common beginning, which take the compiler much memory.
+fn paths(count: usize, length: usize) -> String {
+    let rules = (0..count).map(|n| {
+        let digits = hex::encode(Sha256::digest(n.to_string()));
+        format!("  /srv/{}/x r,\n", &digits[..length])
+    });
+    format!("profile custom.large {{\n{}}}\n", rules.collect::<String>())
+}
+
+/// So many compilers at once that each has the least that makes another worth starting.
+const CROWDED: [&str; 2] = ["--jobs", "1000000"];
+
+#[test]
+fn a_text_that_takes_too_much_memory_is_refused_with_its_share_and_the_way_to_more() {
+    let node = Node::new();
+    node.put("custom.large", paths(9000, 38));
+    let run = node
+        .plan(&[&CROWDED[..], &["--max-profile-size", "1MiB"]].concat())
+        .assert(1);
+    let line = run.line(&[
+        "✗ refused",
+        "custom.large",
+        "MiB of memory",
+        "memory limit",
+        "--jobs",
+    ]);
+    assert!(!line.contains("**"), "{line}");
+}
+
+#[test]
+fn a_text_of_the_largest_size_fits_the_least_share_of_memory() {
+    let node = Node::new();
+    let text = paths(3900, 20);
+    assert!(
+        (126_000..=128 * 1024).contains(&text.len()),
+        "{}",
+        text.len()
+    );
+    node.put("custom.large", text);
+    node.plan(&CROWDED).assert(0);
+}
