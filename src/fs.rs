@@ -3,12 +3,10 @@
 use std::fs::File;
 use std::hash::{BuildHasher as _, RandomState};
 use std::io::{self, Read as _, Write as _};
-use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
 use rustix::fs::OFlags;
-use walkdir::WalkDir;
 
 /// Opens `path` for reading. Follows links, waits for no fifo, and takes no terminal.
 ///
@@ -44,23 +42,6 @@ pub(crate) fn read_open(file: File, size: u64, limit: u64) -> io::Result<Vec<u8>
     let mut bytes = Vec::with_capacity(room.saturating_add(64));
     file.take(limit.saturating_add(1)).read_to_end(&mut bytes)?;
     Ok(bytes)
-}
-
-/// Names and contents of all files at and below `top`, in one order always.
-///
-/// # Errors
-/// The system's.
-pub(crate) fn tree_parts(top: &Path) -> io::Result<Vec<Vec<u8>>> {
-    let mut parts = Vec::new();
-    for entry in WalkDir::new(top).sort_by_file_name() {
-        let entry = entry?;
-        if entry.file_type().is_file() {
-            let path = entry.path().strip_prefix(top).unwrap_or(entry.path());
-            parts.push(path.as_os_str().as_bytes().to_vec());
-            parts.push(std::fs::read(entry.path())?);
-        }
-    }
-    Ok(parts)
 }
 
 /// Replaces `path` so that readers see the old or the new file and nothing between. Follows no link,

@@ -86,6 +86,9 @@ pub(crate) struct Outcome {
     /// Whether it undoes another program's change.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub(crate) repair: bool,
+    /// Of a loaded text, its rules that the kernel does not enforce.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) unenforced: Vec<Unenforced>,
 }
 
 impl Outcome {
@@ -97,6 +100,17 @@ impl Outcome {
             message: message.into(),
             reason: None,
             repair: false,
+            unenforced: Vec::new(),
+        }
+    }
+
+    /// Profile, message, and the rules that are not enforced.
+    pub(crate) fn about(&self) -> String {
+        let rules = self.unenforced.iter().map(|rules| &*rules.message);
+        let parts: Vec<_> = [&*self.message].into_iter().chain(rules).collect();
+        match &*self.profile {
+            "" => printable(&parts.join("; ")),
+            profile => printable(&about(profile, &parts.join("; "))),
         }
     }
 }
@@ -112,9 +126,16 @@ impl fmt::Display for Outcome {
             Kind::Blocked | Kind::Conflict | Kind::Contested => '!',
             Kind::Refused | Kind::Failed => '✗',
         };
-        let about = about(&self.profile, &self.message);
-        write!(f, "{sign} {:<9} {about}", self.kind)
+        write!(f, "{sign} {:<9} {}", self.kind, self.about())
     }
+}
+
+/// Rules of one class that the kernel does not enforce.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Unenforced {
+    /// `network`, `signal`, `userns` …
+    pub(crate) class: String,
+    pub(crate) message: String,
 }
 
 /// Why one text is not loaded.

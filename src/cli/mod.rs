@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use argh::FromArgs as _;
 
-use crate::commands::{self, check, reconcile, remove, restore, status, wait};
+use crate::commands::{self, can, check, denials, reconcile, remove, restore, status, wait};
 use crate::compiler;
 use crate::error::{Error, Exit};
 use crate::kernel;
@@ -107,7 +107,7 @@ impl Builder<'_> {
         if options.output.as_deref() == Some("github") && name != "check" {
             return usage("--output github is for check: give text or json");
         }
-        if let (Some(word), "status" | "restore") = (options.words.first(), name) {
+        if let (Some(word), "status" | "restore" | "features") = (options.words.first(), name) {
             let word = quoted(word);
             return usage(format!("{name} takes no argument: leave out {word}"));
         }
@@ -116,6 +116,12 @@ impl Builder<'_> {
             "wait" => self.wait(),
             "status" => Ok(self.status()),
             "check" => self.check(),
+            "can" => self.can(),
+            "denials" => Ok(self.denials()),
+            "features" => {
+                let folder = self.place().kernel.features();
+                Ok(Box::new(move || commands::features(&folder)))
+            }
             "restore" => {
                 let place = self.place();
                 Ok(Box::new(move || restore::run(&place)))
@@ -349,10 +355,46 @@ impl Builder<'_> {
             limits: self.limits(),
             rules: self.rules(),
             compiler: self.compiler(),
-            output: options.output.clone().unwrap_or_default(),
+            features: options.features.clone(),
+            output: options.output.clone().unwrap_or_else(|| "text".into()),
             strict: options.strict,
         };
         Ok(Box::new(move || check::run(&settings)))
+    }
+
+    fn can(self) -> Result<Run, Error> {
+        let (place, limits, compiler) = (self.place(), self.limits(), self.compiler());
+        let mut words = self.options.words.into_iter();
+        let Some(profile) = words.next() else {
+            return usage("no profile: armorer can PROFILE PERMISSION OBJECT...");
+        };
+        let mut question: Vec<String> = words.collect();
+        if question.is_empty() == self.options.expect.is_none() {
+            return usage("give either a question such as `read /etc/hosts`, or --expect FILE");
+        }
+        if self.options.owner {
+            question.insert(0, "owner".to_owned());
+        }
+        let settings = can::Settings {
+            profile,
+            question,
+            expect: self.options.expect,
+            features: self.options.features,
+            place,
+            limits,
+            compiler,
+        };
+        Ok(Box::new(move || can::run(&settings)))
+    }
+
+    fn denials(self) -> Run {
+        let options = self.options;
+        let settings = denials::Settings {
+            files: options.words.into_iter().map(PathBuf::from).collect(),
+            profile: options.profile,
+            json: options.output.as_deref() == Some("json"),
+        };
+        Box::new(move || denials::run(&settings))
     }
 
     fn remove(self) -> Result<Run, Error> {

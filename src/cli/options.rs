@@ -147,6 +147,18 @@ pub(super) struct Options {
     /// seconds between the loop's passes; $POLL_TIME too [30]
     #[argh(option, arg_name = "SECONDS", from_str_fn(count))]
     pub(super) poll_time: usize,
+    /// ask as the owner of the file
+    #[argh(switch)]
+    pub(super) owner: bool,
+    /// answer each line of this file, such as `deny write /etc/passwd`, and show the ones that differ
+    #[argh(option, arg_name = "FILE", from_str_fn(path))]
+    pub(super) expect: Option<PathBuf>,
+    /// the features to compile for, an abi file or the output of `armorer features`; repeatable [this kernel's, else Linux 6.12's]
+    #[argh(option, arg_name = "FILE", from_str_fn(path))]
+    pub(super) features: Vec<PathBuf>,
+    /// only the denials of this profile and its children
+    #[argh(option, arg_name = "NAME")]
+    pub(super) profile: Option<String>,
     /// the file in which the loop notes time and identity [/run/armorer/loop]
     #[argh(option, arg_name = "FILE", from_str_fn(path))]
     pub(super) loop_heartbeat: PathBuf,
@@ -194,7 +206,9 @@ pub(super) struct Command {
 
 const PLAN: Group = ("Plan", "exit-code");
 const WAIT: Group = ("Wait", "from mode timeout interval");
-const CHECK: Group = ("Check", "output strict");
+const CHECK: Group = ("Check", "features output strict");
+const CAN: Group = ("Can", "owner expect features");
+const DENIALS: Group = ("Denials", "profile output");
 const RESTORE: Group = ("Restore", "lock-timeout");
 const REMOVE: Group = ("Remove", "all force remove-after lock-timeout");
 const STATUS: Group = (
@@ -202,7 +216,7 @@ const STATUS: Group = (
     "output probe strict poll-time deadline loop-heartbeat",
 );
 
-pub(super) const COMMANDS: [Command; 7] = [
+pub(super) const COMMANDS: [Command; 10] = [
     Command {
         name: "reconcile",
         usage: "[SOURCE...]",
@@ -232,6 +246,24 @@ pub(super) const COMMANDS: [Command; 7] = [
         usage: "PATH...",
         help: "Validate profiles without a kernel",
         groups: &[CHECK, RULES, COMPILER, PLACES],
+    },
+    Command {
+        name: "can",
+        usage: "PROFILE PERMISSION OBJECT...",
+        help: "Tell whether a profile allows an access, by its compiled policy",
+        groups: &[CAN, RULES, COMPILER, PLACES],
+    },
+    Command {
+        name: "denials",
+        usage: "[FILE...]",
+        help: "Show denials in kernel and audit logs, and the rules that would allow them",
+        groups: &[DENIALS],
+    },
+    Command {
+        name: "features",
+        usage: "",
+        help: "Print the features of this node's kernel, for check --features",
+        groups: &[PLACES],
     },
     Command {
         name: "restore",

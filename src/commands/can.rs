@@ -4,13 +4,14 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::print;
-use crate::compiler::{self, Compiler, Includes, Text};
+use crate::compiler::{self, Includes, Text, features};
 use crate::error::{Error, Exit};
 use crate::outcome::Refusal;
 use crate::pass::Place;
 use crate::policy::{self, Answer, Profile, Question, expectation};
 use crate::profile::quoted;
-use crate::source::{self, Limits};
+use crate::source::Limits;
+use crate::source::local;
 use crate::state::store::{Store, Stored};
 
 /// The compiler's wall-clock time.
@@ -25,6 +26,8 @@ pub(crate) struct Settings {
     pub(crate) question: Vec<String>,
     /// A file with expected answers, a line each.
     pub(crate) expect: Option<PathBuf>,
+    /// A file with a kernel's features; none: this kernel's.
+    pub(crate) features: Vec<PathBuf>,
     pub(crate) place: Place,
     pub(crate) limits: Limits,
     pub(crate) compiler: compiler::Settings,
@@ -41,7 +44,10 @@ pub(crate) fn run(settings: &Settings) -> Result<Exit, Error> {
     };
     let (policy, features) = match Path::new(name).is_file() {
         true => compiled(settings, name)?,
-        false => (stored(settings, name)?, "the features that it was compiled for".to_owned()),
+        false => (
+            stored(settings, name)?,
+            "the features that it was compiled for".to_owned(),
+        ),
     };
     let profiles = policy::profiles(&policy);
     let profiles = profiles.map_err(|reason| Error::Source(format!("{name}: {reason}")))?;
@@ -52,7 +58,9 @@ pub(crate) fn run(settings: &Settings) -> Result<Exit, Error> {
     let Some(profile) = profiles.iter().find(is_member) else {
         let names = profiles.iter().map(|profile| quoted(&profile.member.name));
         let names = names.collect::<Vec<_>>().join(", ");
-        return Err(Error::Usage(format!("{name} defines {names}: name one of them after #")));
+        return Err(Error::Usage(format!(
+            "{name} defines {names}: name one of them after #"
+        )));
     };
     if let Some(file) = &settings.expect {
         return compare(file, profile, &features);
@@ -84,36 +92,62 @@ fn compare(file: &Path, profile: &Profile, features: &str) -> Result<Exit, Error
     for (n, line) in (1..).zip(text.lines()) {
         let expected = expectation(line);
         let expected = expected.map_err(|e| Error::Usage(format!("{shown}:{n}: {e}")))?;
-        let Some((allow, question)) = expected else { continue };
+        let Some((allow, question)) = expected else {
+            continue;
+        };
         let answer = profile.answer(&question);
         asked += 1;
-        if allow == matches!(answer, Answer::Denied(_)) || (!allow && answer == Answer::NotMediated) {
+        if allow == matches!(answer, Answer::Denied(_)) || (!allow && answer == Answer::NotMediated)
+        {
             failed += 1;
             let answer = in_words(&answer, features);
             lines += &format!("{shown}:{n}: error: {}: {answer}\n", line.trim());
         }
     }
     print(&format!("{lines}{asked} expected, {failed} failed\n"))?;
-    Ok(if failed == 0 { Exit::Converged } else { Exit::Incomplete })
+    Ok(if failed == 0 {
+        Exit::Converged
+    } else {
+        Exit::Incomplete
+    })
 }
 
 /// The policy that the text in `file` becomes, and the features that it was compiled for.
 fn compiled(settings: &Settings, file: &str) -> Result<(Vec<u8>, String), Error> {
-    let compiler = Compiler::find(settings.compiler.clone())?;
-    let text = source::text_of(Path::new(file), &settings.limits)?;
+    let mut compilers = features::compilers(&settings.compiler, &settings.features)?;
+    let Some(compiler) = compilers.pop().filter(|_| compilers.is_empty()) else {
+        return Err(Error::Usage(
+            "can asks for one kernel: give --features once".into(),
+        ));
+    };
+    let local = local::read(Path::new(file), &settings.limits)?;
+    let mut texts = local.profiles.into_iter();
+    let text = texts.next().map(|profile| profile.text);
+    let Some(text) = text.filter(|_| texts.next().is_none()) else {
+        return Err(Error::Usage(format!("{file}: name a file with one text")));
+    };
+    let text = text.map(|text| (Includes::new(compiler.base()).of(&text).1, text));
+    let refused = |refusal: Refusal| Error::Source(format!("{file}: {refusal}"));
+    let (refusal, text) = text.map_err(refused)?;
     let mut policy = Err(Refusal::failed("was not compiled"));
-    match Includes::new(compiler.base()).of(&text).1 {
-        Some(refusal) => policy = Err(refusal),
-        None => {
-            let text = Text { name: file, contents: &text, last: false };
-            compiler.compile(&[text], Instant::now() + TIME, &mut |_, result| {
-                policy = result.map(|compiled| compiled.policy);
-                Ok(())
-            })?;
-        }
+    if let Some(refusal) = refusal {
+        return Err(refused(refusal));
     }
-    let refused = |refusal: Refusal| Error::Source(refusal.in_file(file));
-    Ok((policy.map_err(refused)?, compiler.features_name()))
+    let text = Text {
+        name: file,
+        contents: &text,
+        last: false,
+    };
+    compiler.compile(&[text], Instant::now() + TIME, &mut |done| {
+        if let Some((_, result)) = done {
+            policy = result.map(|compiled| compiled.policy);
+        }
+        Ok(())
+    })?;
+    Ok((
+        policy.map_err(refused)?,
+        compiler.features_name().to_owned(),
+    ))
 }
 
 /// The policy that a set last loaded under `name`.
@@ -124,7 +158,11 @@ fn stored(settings: &Settings, name: &str) -> Result<Vec<u8>, Error> {
     let Some(record) = record else {
         let place = settings.place.state_dir.display();
         let name = quoted(name);
-        return Err(Error::Usage(format!("{name} is no file, and no profile of the state in {place}")));
+        return Err(Error::Usage(format!(
+            "{name} is no file, and no profile of the state in {place}"
+        )));
     };
-    store.get(Stored::Policy, record.policy).map_err(Error::State)
+    store
+        .get(Stored::Policy, record.policy)
+        .map_err(Error::State)
 }

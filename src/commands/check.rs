@@ -1,24 +1,28 @@
 //! `check`: validates profiles without a kernel, with the same code as a pass.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
 use super::print;
-use crate::compiler::{self, Compiler, Includes, Text};
+use crate::compiler::{self, Compiler, Includes, Text, features};
 use crate::desired::{Desired, ProfileSource};
 use crate::error::{Error, Exit};
-use crate::outcome::Refusal;
-use crate::policy;
+use crate::outcome::{Refusal, Unenforced, about};
+use crate::policy::{self, Profile, acknowledged, advise};
 use crate::profile::{parent, printable};
 use crate::report::SCHEMA;
 use crate::rules::Rules;
-use crate::source::{self, Known, Limits, Source};
+use crate::source::Limits;
+use crate::source::local::{self, Local};
 
 /// All of it together may take this long.
 const DEADLINE: Duration = Duration::from_hours(1);
+
+/// The kind of a finding about rules that the kernel does not enforce.
+const UNENFORCED: &str = "not-enforced";
 
 /// What a user may set.
 #[derive(Debug)]
@@ -27,6 +31,8 @@ pub(crate) struct Settings {
     pub(crate) limits: Limits,
     pub(crate) rules: Rules,
     pub(crate) compiler: compiler::Settings,
+    /// Files with the features of kernels, each checked for; none: this kernel.
+    pub(crate) features: Vec<PathBuf>,
     /// `text`, `json` or `github` (annotations of a workflow).
     pub(crate) output: String,
     /// Warnings fail too.
@@ -34,58 +40,76 @@ pub(crate) struct Settings {
 }
 
 /// One thing that was found.
-#[derive(Debug, Serialize)]
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 struct Finding {
     path: String,
+    /// The line in the file, where one is known.
+    line: Option<u32>,
     profile: String,
     level: Level,
     kind: &'static str,
-    /// The line in the file, where one is known.
-    line: Option<u32>,
     message: String,
 }
 
 /// The word of text, JSON and a workflow's annotations.
-#[derive(Debug, PartialEq, Serialize)]
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 #[derive(strum::Display)]
 #[strum(serialize_all = "lowercase")]
 enum Level {
     Error,
+    Warning,
 }
 
-/// Checks every path, each as a source of its own; prints the findings.
+/// Checks every path, each as a source of its own, for each features file; prints the findings.
 ///
 /// # Errors
 /// A path cannot be read, or there is no compiler.
 pub(crate) fn run(settings: &Settings) -> Result<Exit, Error> {
-    let compiler = Compiler::find(settings.compiler.clone())?;
-    let known = Known {
-        objects: &BTreeMap::new(),
-        text: &|_| None,
-        allow_missing: false,
-    };
-    let client = || Err(Error::Usage("check reads files and folders only".into()));
-    let (mut findings, mut checked) = (Vec::new(), 0);
-    for path in &settings.paths {
-        let source = [Source::Folder(path.clone())];
-        let found = source::read(&source, &settings.limits, &known, &client)?;
-        let mut desired = Desired::new(found.profiles, &settings.rules);
-        checked += desired.names().len();
-        if desired.names().is_empty() {
-            let refusal = Refusal::new("source", "holds no profile");
-            let place = path.display().to_string();
-            desired.refused.insert(String::new(), (place, refusal));
-        }
-        findings.extend(check(&desired, &settings.rules, &compiler)?);
+    let result = checked(settings);
+    if let (Err(error), "github") = (&result, &*settings.output) {
+        let message = escaped(&error.chain());
+        print(&format!("::error title=armorer::{message}\n"))?;
     }
-    findings.sort_by(|a, b| (&a.path, a.line).cmp(&(&b.path, b.line)));
-    show(&findings, checked, &settings.output)?;
+    result
+}
+
+fn checked(settings: &Settings) -> Result<Exit, Error> {
+    let paths = settings.paths.iter();
+    let locals = paths.map(|path| Ok((path, local::read(path, &settings.limits)?)));
+    let locals = locals.collect::<Result<Vec<_>, Error>>()?;
+    let compilers = features::compilers(&settings.compiler, &settings.features)?;
+    let (mut findings, mut files) = (BTreeSet::new(), 0);
+    for compiler in &compilers {
+        files = 0;
+        for (path, Local { profiles, lines }) in &locals {
+            let mut desired = Desired::new(profiles.clone(), &settings.rules);
+            files += desired.names().len();
+            if desired.names().is_empty() {
+                let refusal = Refusal::new("source", "holds no profile");
+                let place = path.display().to_string();
+                desired.refused.insert(String::new(), (place, refusal));
+            }
+            let found = check(&desired, &settings.rules, compiler)?;
+            findings.extend(found.into_iter().map(|finding| placed(finding, lines)));
+        }
+    }
+    let names: Vec<_> = compilers.iter().map(Compiler::features_name).collect();
+    let total = format!("{files} checked for {}", names.join(", "));
+    show(&findings, files, &total, &settings.output)?;
     let fails = |finding: &Finding| settings.strict || finding.level == Level::Error;
     Ok(match findings.iter().any(fails) {
         true => Exit::Incomplete,
         false => Exit::Converged,
     })
+}
+
+/// The finding at its place in the manifest, whose texts begin after `lines`.
+fn placed(mut finding: Finding, lines: &BTreeMap<String, u32>) -> Finding {
+    if let Some(before) = lines.get(&finding.profile) {
+        finding.line = Some(before + finding.line.unwrap_or(0));
+    }
+    finding
 }
 
 fn check(desired: &Desired, rules: &Rules, compiler: &Compiler) -> Result<Vec<Finding>, Error> {
@@ -109,15 +133,22 @@ fn check(desired: &Desired, rules: &Rules, compiler: &Compiler) -> Result<Vec<Fi
     let texts: Vec<Text> = texts.collect();
     // The accepted files that define each profile.
     let mut definers = BTreeMap::<String, Vec<&str>>::new();
+    let mut warnings = Vec::new();
     compiler.compile(&texts, Instant::now() + DEADLINE, &mut |done| {
         let Some((index, result)) = done else {
             return Ok(());
         };
         let source = sources[index];
         let members = result.and_then(|compiled| {
-            let members = policy::members(&compiled.policy);
-            let members = members.map_err(|reason| Refusal::new("compile", reason))?;
-            rules.check(&source.name, &members)
+            let profiles = policy::profiles(&compiled.policy);
+            let profiles = profiles.map_err(|reason| Refusal::new("compile", reason))?;
+            let members: Vec<_> = profiles
+                .iter()
+                .map(|profile| profile.member.clone())
+                .collect();
+            let accepted = rules.check(&source.name, &members)?;
+            warnings.extend(warn(source, &profiles, &compiled.unenforced));
+            Ok(accepted)
         });
         match members {
             Ok(members) => {
@@ -130,61 +161,118 @@ fn check(desired: &Desired, rules: &Rules, compiler: &Compiler) -> Result<Vec<Fi
         }
         Ok(())
     })?;
-    let names = desired.names();
+    for (source, message) in duplicates(desired, definers) {
+        refuse(source, Refusal::new("duplicate", message));
+    }
+    let errors = refused.iter().map(|(name, (place, refusal))| Finding {
+        path: path(place, name),
+        line: refusal.line,
+        profile: name.clone(),
+        level: Level::Error,
+        kind: refusal.reason,
+        message: refusal.message.clone(),
+    });
+    Ok(errors.chain(warnings).collect())
+}
+
+/// The files that define a profile that another file has or defines too, which `definers` tell.
+fn duplicates<'a>(
+    desired: &'a Desired,
+    definers: BTreeMap<String, Vec<&str>>,
+) -> Vec<(&'a ProfileSource, String)> {
+    let (names, mut found) = (desired.names(), Vec::new());
     for (name, mut files) in definers {
         files.sort_unstable();
         let own = names.get(&*name).filter(|own| !files.contains(own));
         files.extend(own);
         if files.len() > 1 {
-            let line = format!("{name} is defined by {}: keep one", files.join(" and "));
-            let doubles = desired.profiles.iter();
-            for source in doubles.filter(|source| files.contains(&source.name.as_str())) {
-                refuse(source, Refusal::new("duplicate", &line));
-            }
+            let message = format!("{name} is defined by {}: keep one", files.join(" and "));
+            let sources = desired.profiles.iter();
+            let sources = sources.filter(|source| files.contains(&source.name.as_str()));
+            found.extend(sources.map(|source| (source, message.clone())));
         }
     }
-    Ok(refused.iter().map(error).collect())
+    found
 }
 
-/// About a refused file, by its name: its place is its folder, or the file itself.
-fn error((name, (place, refusal)): (&String, &(String, Refusal))) -> Finding {
-    let path = match Path::new(place).ends_with(name) {
-        true => place.clone(),
-        false => format!("{}/{name}", place.trim_end_matches('/')),
-    };
-    Finding {
-        path,
-        profile: name.clone(),
-        level: Level::Error,
-        kind: refusal.reason,
-        line: refusal.line,
-        message: refusal.message.clone(),
+/// The advice about a text, one finding a kind, and its rules that are not enforced; but those that a
+/// comment acknowledges.
+fn warn(source: &ProfileSource, profiles: &[Profile], unenforced: &[Unenforced]) -> Vec<Finding> {
+    let mut found = BTreeMap::<&str, (String, usize)>::new();
+    for profile in profiles {
+        for (kind, message) in advise(profile, profiles, &source.text) {
+            let message = match &*profile.member.name {
+                name if name == source.name.as_str() => message,
+                name => about(name, &message),
+            };
+            found.entry(kind).or_insert((message, 0)).1 += 1;
+        }
+    }
+    let mut found: Vec<_> = found.into_iter().collect();
+    if !acknowledged(&source.text, UNENFORCED) {
+        found.extend(
+            unenforced
+                .iter()
+                .map(|rules| (UNENFORCED, (rules.message.clone(), 1))),
+        );
+    }
+    let findings = found.into_iter().map(|(kind, (message, count))| {
+        let more = match count {
+            1 => String::new(),
+            count => format!("; and {} more of its profiles", count - 1),
+        };
+        Finding {
+            path: path(&source.place, source.name.as_str()),
+            line: None,
+            profile: source.name.to_string(),
+            level: Level::Warning,
+            kind,
+            message: format!("{message}{more} [{kind}]"),
+        }
+    });
+    findings.collect()
+}
+
+/// Where the text `name` is: `place` is its folder, or a file.
+fn path(place: &str, name: &str) -> String {
+    match Path::new(place).is_dir() {
+        true => format!("{}/{name}", place.trim_end_matches('/')),
+        false => place.to_owned(),
     }
 }
 
-fn show(findings: &[Finding], checked: usize, output: &str) -> Result<(), Error> {
+fn show(
+    findings: &BTreeSet<Finding>,
+    files: usize,
+    total: &str,
+    output: &str,
+) -> Result<(), Error> {
     if output == "json" {
-        let json = serde_json::json!({"schema": SCHEMA, "checked": checked, "findings": findings});
+        let json = serde_json::json!({"schema": SCHEMA, "checked": files, "findings": findings});
         return print(&format!("{json:#}\n"));
     }
+    let workspace = std::env::var("GITHUB_WORKSPACE").unwrap_or_default();
     let mut text = String::new();
     for finding in findings {
         let Finding { level, message, .. } = finding;
-        let (path, line) = (&finding.path, finding.line);
+        let (path, line) = (printable(&finding.path), finding.line);
         if output == "github" {
             let line = line.map(|line| format!(",line={line}")).unwrap_or_default();
-            let path = escaped(&printable(path.trim_start_matches("./")));
+            let path = path.strip_prefix(&workspace).unwrap_or(&path);
+            let path = escaped(path.trim_start_matches("./").trim_start_matches('/'));
             let path = path.replace(':', "%3A").replace(',', "%2C");
             let message = escaped(message);
             text += &format!("::{level} file={path}{line},title=armorer::{message}\n");
         } else {
             let line = line.map(|line| format!("{line}:")).unwrap_or_default();
-            let path = printable(path);
             text += &format!("{path}:{line} {level}: {message}\n");
         }
     }
     if output == "text" {
-        text += &format!("{checked} checked, {} refused\n", findings.len());
+        let is_error = |finding: &&Finding| finding.level == Level::Error;
+        let errors = findings.iter().filter(is_error).count();
+        let warnings = findings.len() - errors;
+        text += &format!("{total}: {errors} errors, {warnings} warnings\n");
     }
     print(&text)
 }

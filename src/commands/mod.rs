@@ -1,6 +1,8 @@
 //! The commands, one file each.
 
+pub(crate) mod can;
 pub(crate) mod check;
+pub(crate) mod denials;
 mod probe;
 pub(crate) mod reconcile;
 pub(crate) mod remove;
@@ -9,8 +11,10 @@ pub(crate) mod status;
 pub(crate) mod wait;
 
 use std::io::{self, Write as _};
+use std::path::Path;
 
-use crate::error::Error;
+use crate::compiler::features;
+use crate::error::{Error, Exit};
 
 /// Prints `text` to standard output. A reader that has gone away ends the program quietly.
 ///
@@ -22,6 +26,17 @@ pub(crate) fn print(text: &str) -> Result<(), Error> {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         written => written.map_err(Error::io("write to standard output")),
     }
+}
+
+/// `features`: prints the kernel's features in `folder` as an abi file.
+///
+/// # Errors
+/// They cannot be read.
+pub(crate) fn features(folder: &Path) -> Result<Exit, Error> {
+    let text = features::text(folder);
+    let purpose = format!("read the kernel's features in {}", folder.display());
+    print(&text.map_err(Error::io(purpose))?)?;
+    Ok(Exit::Converged)
 }
 
 /// A line for each of `rows`, each column as wide as its widest cell.

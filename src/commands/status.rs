@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::{print, probe, table};
 use crate::error::{Error, Exit};
 use crate::kernel::{COMPLAINS, Kernel, Scan, processes};
-use crate::outcome::about;
+use crate::outcome::{Unenforced, about};
 use crate::pass::Place;
 use crate::profile::{Digest, Mode, parent, printable};
 use crate::report::status::Status;
@@ -56,6 +56,9 @@ struct Row {
     /// `in force`, `missing`, `drifted`, `unknown`, `learning`, or an outcome's word.
     state: &'static str,
     message: Option<String>,
+    /// Its rules that the kernel does not enforce: a star behind the state.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    unenforced: Vec<Unenforced>,
 }
 
 /// All that is shown.
@@ -199,6 +202,9 @@ impl View {
             changed: record.and_then(|record| record.loaded_at),
             state,
             message: set.problems.get(name).map(|p| p.message.clone()),
+            unenforced: record
+                .map(|record| record.unenforced.clone())
+                .unwrap_or_default(),
         }
     }
 }
@@ -223,7 +229,7 @@ fn text(overview: &Overview) -> String {
             row.mode.map_or_else(dash, |mode| mode.to_string()),
             row.processes.map_or_else(dash, |n| n.to_string()),
             changed.split(' ').next().unwrap_or_default().to_owned(),
-            row.state.to_owned(),
+            row.state.to_owned() + if row.unenforced.is_empty() { "" } else { "*" },
         ]);
     }
     text += &match overview.profiles.is_empty() {
@@ -233,6 +239,11 @@ fn text(overview: &Overview) -> String {
     for row in &overview.profiles {
         if let Some(message) = &row.message {
             text += &(about(&row.profile, message) + "\n");
+        }
+    }
+    for row in &overview.profiles {
+        for rules in &row.unenforced {
+            text += &format!("* {}\n", about(&row.profile, &rules.message));
         }
     }
     for note in &overview.notes {

@@ -6,18 +6,19 @@ use std::path::Path;
 use rustix::process::Signal;
 
 use super::child::{CAGE, NOT_STARTED, PREFIX};
+use super::mistakes::plain;
 use super::process::Ended;
-use super::{Compiler, TEXT};
+use super::{Compiler, TEXT, Text};
 use crate::outcome::Refusal;
 use crate::time::in_words;
 
 /// The exit code of a program that lacks a library (`ld.so(8)`).
 const LOADER_FAILED: i32 = 127;
 
-/// Why there is no policy of the text `name`. `messages` may quote included files: of those, name and
+/// Why there is no policy of `text`. `messages` may quote included files: of those, name and
 /// line are passed on, and never their contents.
 pub(super) fn explain(
-    name: &str,
+    text: &Text,
     compiler: &Compiler,
     messages: &str,
     ended: Ended,
@@ -55,7 +56,7 @@ pub(super) fn explain(
             let reason = lines.find_map(|line| line.trim().strip_prefix(PREFIX));
             failed(reason.unwrap_or("the compiler did not start"))
         }
-        (Some(code), _) => complaint(name, &compiler.settings.base, messages, code),
+        (Some(code), _) => complaint(text, &compiler.settings.base, messages, code),
         // By these it dies of its own mistakes; another signal came from outside.
         (_, Some(Signal::ILL | Signal::ABORT | Signal::BUS | Signal::FPE | Signal::SEGV)) => {
             let signal = status.signal().unwrap_or_default();
@@ -88,13 +89,17 @@ fn lacks_memory(messages: &str) -> bool {
 }
 
 /// The compiler's complaint about a text.
-fn complaint(name: &str, base: &Path, messages: &str, status: i32) -> Refusal {
+fn complaint(text: &Text, base: &Path, messages: &str, status: i32) -> Refusal {
     let lines = messages.lines().map(str::trim);
     let lines: Vec<&str> = lines.filter(|line| !is_noise(line)).collect();
     let refused = |words: String| Refusal::new("compile", words);
     if let Some((file, line, message)) = lines.iter().find_map(|line| place(line)) {
-        if file == TEXT {
-            return Refusal::at("compile", line, message.replace(TEXT, name));
+        let own = file == TEXT;
+        if let Some((line, words)) = plain(text.contents, !own, line as usize, message) {
+            return Refusal::at("compile", u32::try_from(line).unwrap_or(0), words);
+        }
+        if own {
+            return Refusal::at("compile", line, message.replace(TEXT, text.name));
         }
         let file = Path::new(file);
         let file = file.strip_prefix(base).unwrap_or(file).display();
@@ -114,7 +119,10 @@ fn complaint(name: &str, base: &Path, messages: &str, status: i32) -> Refusal {
     }
     let words = lines.iter().take(2);
     let words = words.filter_map(|line| line.splitn(2, "apparmor_parser: ").last());
-    let words = words.collect::<Vec<_>>().join("; ").replace(TEXT, name);
+    let words = words
+        .collect::<Vec<_>>()
+        .join("; ")
+        .replace(TEXT, text.name);
     match status {
         LOADER_FAILED => failed(&words),
         _ => refused(format!("the compiler says: {words}")),

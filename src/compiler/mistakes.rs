@@ -6,10 +6,13 @@
 #[cfg(test)]
 mod tests;
 
+use crate::profile::nearest;
+
 const KEYWORDS: &str = "abi alias all audit capability change_profile dbus deny file hat include io_uring link mount mqueue network owner pivot_root priority profile ptrace remount set signal umount unix userns";
 const NEWER: &str = "all io_uring mqueue priority userns";
 const QUALIFIERS: &str = "allow audit deny owner quiet";
 
+const INVISIBLE: &str = "holds a byte order mark or a no-break space: take it out";
 const NO_MODES: &str = "permissions are r w a k l m ix px cx ux; a path with spaces is quoted";
 const NO_COMMA: &str = "its comma is missing, so that the next line belongs to this rule";
 const OUTSIDE: &str = "stands outside: rules go between profile NAME { and }";
@@ -37,6 +40,9 @@ pub(super) fn plain(text: &str, is_included: bool, line: usize, said: &str) -> O
         _ if said.contains("conflicting x modifiers") => executed_twice(&lines, said),
         _ if !is_syntax => None,
         _ if is_included => included(&lines, said),
+        _ if let Some(at) = text.find(['\u{feff}', '\u{a0}']) => {
+            Some((text[..at].lines().count().max(1), INVISIBLE.to_owned()))
+        }
         _ => misread(&lines, line),
     }
 }
@@ -160,29 +166,11 @@ fn unknown(rule: &str) -> Option<String> {
         return Some(NO_MODES.to_owned());
     }
     let name = first.split(['(', '=', ',']).next()?;
-    let nearest = KEYWORDS
-        .split(' ')
-        .map(|known| (distance(name, known), known))
-        .min()?;
-    Some(match nearest {
+    Some(match nearest(name, KEYWORDS.split(' ')) {
         _ if is_in(NEWER, name) => format!("parser 3.0 knows no {name}, parser 4.1 does"),
         _ if name.contains('/') => format!("{name} is no path: one begins with a slash"),
-        (0, _) => return None,
-        (1 | 2, known) => format!("there is no rule {name}: is {known} meant?"),
-        _ => format!("there is no rule {name}"),
+        Some(known) if known == name => return None,
+        Some(known) => format!("there is no rule {name}: is {known} meant?"),
+        None => format!("there is no rule {name}"),
     })
-}
-
-/// How many letters must be put in, left out or changed (Levenshtein).
-fn distance(one: &str, other: &str) -> usize {
-    let mut row: Vec<usize> = (0..=other.len()).collect();
-    for (n, a) in one.bytes().enumerate() {
-        let mut diagonal = std::mem::replace(&mut row[0], n + 1);
-        for (m, b) in other.bytes().enumerate() {
-            let changed = diagonal + usize::from(a != b);
-            diagonal = row[m + 1];
-            row[m + 1] = changed.min(row[m] + 1).min(diagonal + 1);
-        }
-    }
-    row[other.len()]
 }

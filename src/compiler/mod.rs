@@ -2,11 +2,14 @@
 
 mod child;
 mod explain;
+pub(crate) mod features;
 mod includes;
+mod mistakes;
 mod process;
 mod resources;
 #[cfg(test)]
 mod tests;
+mod unenforced;
 
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
@@ -18,14 +21,15 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::error::Error;
-use crate::fs::tree_parts;
-use crate::outcome::Refusal;
+use crate::outcome::{Refusal, Unenforced};
 use crate::profile::Digest;
 pub(crate) use child::child;
 use explain::{explain, failed};
 pub(crate) use includes::Includes;
 use process::{Ended, Process};
 use resources::Resources;
+use tempfile::NamedTempFile;
+use unenforced::unenforced;
 
 /// The hidden subcommand that [`child`] carries out.
 pub(crate) const CHILD: &str = "compile-child";
@@ -33,6 +37,9 @@ pub(crate) const CHILD: &str = "compile-child";
 /// Where the compiler finds the text. By this path, and not by its standard input, since it tells
 /// the line of an included file from a line of the text only where the text has a path.
 const TEXT: &str = "/proc/self/fd/0";
+
+/// What the compiler is to warn of.
+const WARNINGS: [&str; 2] = ["--warn=rule-not-enforced", "--warn=rule-downgraded"];
 
 const CONFIG: &str = "/etc/apparmor/parser.conf";
 const FOLDERS: [&str; 5] = ["/sbin", "/usr/sbin", "/bin", "/usr/bin", "/usr/local/sbin"];
@@ -83,16 +90,24 @@ pub(crate) struct Compiled {
     pub(crate) policy: Vec<u8>,
     /// How far the kernel restricted the compiler: `full`, `partial` or `none`.
     pub(crate) cage: String,
+    pub(crate) unenforced: Vec<Unenforced>,
 }
 
+/// A text by its index, and what it became.
+pub(crate) type Done = (usize, Result<Compiled, Refusal>);
+
 /// A compiler that was found, and how it is called.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct Compiler {
     program: PathBuf,
     settings: Settings,
     resources: Resources,
     /// The program and first arguments that end up in [`child`].
     launcher: Vec<String>,
+    /// For messages.
+    features_name: String,
+    /// The file with other features than the kernel's.
+    other_features: Option<NamedTempFile>,
 }
 
 impl Compiler {
@@ -121,7 +136,19 @@ impl Compiler {
             settings,
             resources,
             launcher: vec!["/proc/self/exe".to_owned(), CHILD.to_owned()],
+            features_name: "this kernel's features".to_owned(),
+            other_features: None,
         })
+    }
+
+    /// The features that it compiles for, in words.
+    pub(crate) fn features_name(&self) -> &str {
+        &self.features_name
+    }
+
+    fn features_path(&self) -> &Path {
+        let other = self.other_features.as_ref().map(NamedTempFile::path);
+        other.unwrap_or(&self.settings.features)
     }
 
     /// The folder that includes are relative to.
@@ -153,10 +180,10 @@ impl Compiler {
     /// # Errors
     /// Something there cannot be read.
     pub(crate) fn features(&self) -> Result<Digest, Error> {
-        let folder = &self.settings.features;
-        let purpose = format!("read the kernel's features from {}", folder.display());
-        let parts = tree_parts(folder).map_err(Error::io(purpose))?;
-        Ok(Digest::of_parts(parts))
+        let path = self.features_path();
+        let purpose = format!("read the kernel's features from {}", path.display());
+        let text = features::text(path).map_err(Error::io(purpose))?;
+        Ok(Digest::of(text.as_bytes()))
     }
 
     /// Compiles `texts`, the largest first and as many at once as may, and gives `done` each by its
@@ -169,7 +196,7 @@ impl Compiler {
         &self,
         texts: &[Text],
         deadline: Instant,
-        done: &mut dyn FnMut(Option<(usize, Result<Compiled, Refusal>)>) -> Result<(), Error>,
+        done: &mut dyn FnMut(Option<Done>) -> Result<(), Error>,
     ) -> Result<(), Error> {
         let mut waiting: Vec<usize> = (0..texts.len()).collect();
         waiting.sort_by_key(|index| (texts[*index].last, Reverse(texts[*index].contents.len())));
@@ -201,7 +228,7 @@ impl Compiler {
                 let Some(ended) = process.ended() else {
                     return true;
                 };
-                let result = self.result(texts[*index].name, process, ended);
+                let result = self.result(&texts[*index], process, ended);
                 ready.push((*index, result));
                 false
             });
@@ -234,14 +261,16 @@ impl Compiler {
             .arg(user.to_string())
             .arg(&self.program)
             .arg(&settings.base)
-            .arg(&settings.features)
+            .arg(self.features_path())
             .args(configuration())
-            .args(["--", "-Q", "-K", "-S", "-j0", "-b"])
+            .args(["--", "-Q", "-K", "-S", "-j0"])
+            .args(WARNINGS)
+            .arg("-b")
             .arg(&settings.base);
         // Not --subdomainfs: with it the compiler still reads the features of the usual mount, or,
         // where there is none, silently those of an ancient kernel.
-        if settings.features.exists() {
-            command.arg("--kernel-features").arg(&settings.features);
+        if self.features_path().exists() {
+            command.arg("--kernel-features").arg(self.features_path());
         }
         if settings.complain {
             command.arg("-C");
@@ -257,13 +286,18 @@ impl Compiler {
         owners.map(|metadata| metadata.uid()).collect()
     }
 
-    fn result(&self, name: &str, process: &mut Process, ended: Ended) -> Result<Compiled, Refusal> {
+    fn result(
+        &self,
+        text: &Text,
+        process: &mut Process,
+        ended: Ended,
+    ) -> Result<Compiled, Refusal> {
         let output = process.output(self.settings.policy_bytes);
         let unread = |error| failed(&format!("cannot read what the compiler wrote: {error}"));
         let (policy, messages) = output.map_err(unread)?;
         if !ended.is_ok_and(|status| status.success()) {
             let written = policy.len() as u64;
-            return Err(explain(name, self, &messages, ended, written));
+            return Err(explain(text, self, &messages, ended, written));
         }
         if policy.is_empty() {
             return Err(Refusal::new("compile", "defines no profile"));
@@ -271,7 +305,15 @@ impl Compiler {
         let mut lines = messages.lines();
         let cage = lines.find_map(|line| line.strip_prefix(child::CAGE));
         let cage = cage.unwrap_or("none").to_owned();
-        Ok(Compiled { policy, cage })
+        let features = match messages.contains("Warning from ") {
+            true => features::text(self.features_path()).unwrap_or_default(),
+            false => String::new(),
+        };
+        Ok(Compiled {
+            policy,
+            cage,
+            unenforced: unenforced(&messages.replace(TEXT, text.name), &features),
+        })
     }
 }
 

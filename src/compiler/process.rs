@@ -112,7 +112,10 @@ pub(super) fn wait_for_one(processes: &[(usize, Process)], most: Duration) {
     let mut pidfds: Vec<_> = pidfds.map(|fd| PollFd::new(fd, PollFlags::IN)).collect();
     // Rounded up, or the last millisecond would be spent spinning.
     let pause = until.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
-    let _ = poll(&mut pidfds, Timespec::try_from(pause.min(most)).ok().as_ref());
+    let _ = poll(
+        &mut pidfds,
+        Timespec::try_from(pause.min(most)).ok().as_ref(),
+    );
 }
 
 /// A file in memory that no executed program inherits.

@@ -5,8 +5,8 @@ use serde_json::{Value, json};
 use ureq::http::Method;
 
 use super::client::{Answer, Client, JSON};
-use crate::outcome::{Kind, Outcome, Severity, about};
-use crate::profile::{Digest, printable};
+use crate::outcome::{Kind, Outcome, Severity};
+use crate::profile::Digest;
 use crate::time::Time;
 
 /// The most events of one pass.
@@ -54,12 +54,11 @@ pub(crate) fn send(client: &Client, subject: &Subject, mut news: Vec<Outcome>) -
 fn event(subject: &Subject<'_>, outcome: &Outcome, now: Time) -> Value {
     let node = subject.node;
     let (profile, message) = (&*outcome.profile, &*outcome.message);
-    let note = match profile {
-        "" => printable(message),
-        profile => printable(&about(profile, message)),
-    };
+    let (note, enforced) = (outcome.about(), outcome.unenforced.is_empty());
+    let warns = outcome.severity == Severity::Problem || outcome.repair || !enforced;
     let reason = match (outcome.repair, profile, outcome.kind) {
         (true, ..) => "ProfileRepaired".to_owned(),
+        _ if !enforced => "RulesNotEnforced".to_owned(),
         (_, "", Kind::Failed) => "PassFailed".to_owned(),
         (_, "", _) => "MoreOutcomes".to_owned(),
         (_, _, kind) => format!("Profile{kind:?}"),
@@ -75,7 +74,7 @@ fn event(subject: &Subject<'_>, outcome: &Outcome, now: Time) -> Value {
             "namespace": "default",
         },
         "eventTime": format!("{}.000000Z", now.trim_end_matches('Z')),
-        "type": if outcome.severity == Severity::Problem || outcome.repair { "Warning" } else { "Normal" },
+        "type": if warns { "Warning" } else { "Normal" },
         "reason": reason,
         "action": "Reconcile",
         "note": cut(&note, NOTE),

@@ -86,6 +86,7 @@ impl Pass<'_> {
         self.observed.loaded.extend(members);
         let mut outcome = Outcome::new(name, kind, why.to_string());
         outcome.repair = why.is_repair();
+        outcome.unenforced.clone_from(&candidate.record.unenforced);
         self.outcome(outcome);
         self.record(candidate, Some(why));
     }
@@ -227,6 +228,7 @@ impl Pass<'_> {
             key: fresh.key,
             policy: Digest::of(&compiled.policy),
             members,
+            unenforced: compiled.unenforced.clone(),
             loaded_at: None,
             repairs: Vec::new(),
         };

@@ -61,14 +61,17 @@ pub(crate) fn advise(profile: &Profile, profiles: &[Profile], text: &str) -> Vec
     if !text.lines().any(is_abi) {
         found.push(("no-abi", NO_ABI.to_owned()));
     }
-    found.retain(|(kind, _)| !text.lines().any(|line| acknowledges(line, kind)));
+    found.retain(|(kind, _)| !acknowledged(text, kind));
     found
 }
 
-/// Whether `line` is a comment `# armorer: allow KIND…` with `kind` in it.
-fn acknowledges(line: &str, kind: &str) -> bool {
-    let words: Vec<_> = line.split_whitespace().collect();
-    matches!(&words[..], ["#", "armorer:", "allow", kinds @ ..] if kinds.contains(&kind))
+/// Whether a comment `# armorer: allow KIND…` in `text` names `kind`.
+pub(crate) fn acknowledged(text: &str, kind: &str) -> bool {
+    let mut lines = text.lines().filter(|line| line.contains("armorer:"));
+    lines.any(|line| {
+        let words: Vec<_> = line.split_whitespace().collect();
+        matches!(&words[..], ["#", "armorer:", "allow", kinds @ ..] if kinds.contains(&kind))
+    })
 }
 
 fn can_be_stopped(profile: &Profile, peer: &str) -> bool {

@@ -114,6 +114,14 @@ impl Text<'_> {
             let profile = ("profile", name.as_str());
             self.sample(&[profile, ("mode", &mode), ("digest", &digest)], 1);
         }
+        let help = "Rules of a profile in force that the kernel does not enforce, by class.";
+        self.begin("unenforced_rules", help);
+        for (name, record) in set.in_force() {
+            for rules in &record.unenforced {
+                let labels = [("profile", name.as_str()), ("class", &rules.class)];
+                self.sample(&labels, 1);
+            }
+        }
         let help = "Since when a profile is not as desired.";
         self.begin("profile_problem_timestamp_seconds", help);
         for (name, problem) in &set.problems {

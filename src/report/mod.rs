@@ -10,7 +10,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 use crate::error::Exit;
-use crate::outcome::{Kind, Outcome, Severity};
+use crate::outcome::{Kind, Outcome, Severity, Unenforced};
 use crate::profile::{Digest, ProfileName, printable};
 use crate::state::Set;
 use crate::time::Time;
@@ -54,6 +54,7 @@ impl Report {
             "exit": self.exit as u8,
             "in_force": self.in_force.len(),
             "outcomes": &self.outcomes,
+            "unenforced": self.unenforced(),
             "remarks": &self.remarks,
         });
         format!("{document:#}\n")
@@ -86,6 +87,15 @@ impl Report {
             format!("{count} {to}{kind}")
         });
         (!counts.is_empty()).then(|| words.collect::<Vec<_>>().join(", "))
+    }
+
+    /// The rules in force that the kernel does not enforce, by profile.
+    fn unenforced(&self) -> BTreeMap<&str, &Vec<Unenforced>> {
+        let records = self.set.in_force();
+        let records = records.filter(|(_, record)| !record.unenforced.is_empty());
+        records
+            .map(|(name, record)| (name.as_str(), &record.unenforced))
+            .collect()
     }
 
     const fn result(&self) -> &'static str {
@@ -127,7 +137,10 @@ impl Report {
     /// ends with.
     pub(crate) fn log_end(&self, before: Option<Time>) {
         let waiting = |outcome: &&Outcome| outcome.severity == Severity::Waiting;
-        self.outcomes.iter().filter(waiting).for_each(logger::outcome);
+        self.outcomes
+            .iter()
+            .filter(waiting)
+            .for_each(logger::outcome);
         let problems = self.set.problems.iter();
         for (profile, problem) in problems.filter(|(_, problem)| Some(problem.since) < before) {
             logger::outcome(&problem.outcome(profile));
@@ -156,6 +169,18 @@ impl fmt::Display for Report {
         problems.extend((more > 0).then(|| format!("{more} more")));
         if !problems.is_empty() {
             parts.push(format!("problems: {}", problems.join(", ")));
+        }
+        let unenforced: Vec<_> = self
+            .unenforced()
+            .into_keys()
+            .take(SHOWN)
+            .map(printable)
+            .collect();
+        if !unenforced.is_empty() {
+            let names = unenforced.join(", ");
+            parts.push(format!(
+                "not all rules are enforced: {names} (see armorer status)"
+            ));
         }
         parts.extend_from_slice(&self.remarks);
         f.write_str(&parts.join("; "))

@@ -2,6 +2,7 @@
 
 pub(crate) mod configmaps;
 pub(crate) mod folder;
+pub(crate) mod local;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;

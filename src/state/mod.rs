@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::error::Error;
-use crate::outcome::{Kind, Outcome, Refusal};
+use crate::outcome::{Kind, Outcome, Refusal, Unenforced};
 use crate::profile::{Digest, Mode, ProfileName};
 use crate::time::{Stamp, Time};
 
@@ -92,6 +92,9 @@ pub(crate) struct Record {
     pub(crate) policy: Digest,
     /// The file's own profile first.
     pub(crate) members: Vec<Member>,
+    /// Its rules that the kernel does not enforce.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) unenforced: Vec<Unenforced>,
     pub(crate) loaded_at: Option<Time>,
     /// When another program's change was undone, lately.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

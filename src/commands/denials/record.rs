@@ -8,7 +8,7 @@ use std::collections::HashMap;
 
 use serde_json::Value;
 
-use crate::clock::Time;
+use crate::time::Time;
 
 /// How the names begin of those who write AppArmor's records. A container can write one too, and the
 /// rule for it would be what its author likes to have.

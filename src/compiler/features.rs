@@ -1,0 +1,87 @@
+//! A kernel's features: the classes and operations that it mediates.
+//!
+//! As text they are nested `NAME {VALUE}`, as in the compiler's abi files; securityfs shows the same
+//! tree as folders and files.
+
+use std::fs;
+use std::io::{self, Write as _};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+
+use tempfile::NamedTempFile;
+use walkdir::WalkDir;
+
+use super::{Compiler, Settings};
+use crate::error::Error;
+
+/// Those of Debian 13's kernel, for machines without AppArmor.
+const CARRIED: &str = include_str!("features-6.12");
+const CARRIED_NAME: &str = "the features of Linux 6.12, which armorer carries";
+
+/// Every abi file has this class.
+const FILES: &str = "file {";
+
+/// The features at `path`, a folder of securityfs or a file, as text.
+///
+/// # Errors
+/// The system's.
+pub(crate) fn text(path: &Path) -> io::Result<String> {
+    if !path.is_dir() {
+        return fs::read_to_string(path);
+    }
+    let (mut text, mut open) = (String::new(), 0_usize);
+    for entry in WalkDir::new(path).min_depth(1).sort_by_file_name() {
+        let entry = entry?;
+        let close = (open + 1).saturating_sub(entry.depth());
+        text += &"}\n".repeat(close);
+        open -= close;
+        text += &format!("{} {{", entry.file_name().to_string_lossy());
+        if entry.file_type().is_dir() {
+            open += 1;
+        } else {
+            text += &format!("{}}}\n", fs::read_to_string(entry.path())?);
+        }
+    }
+    Ok(text + &"}\n".repeat(open))
+}
+
+/// A compiler for each of `files`, which hold features; with none of them, for the running kernel, or
+/// without AppArmor there for the features that armorer carries.
+///
+/// # Errors
+/// There is no compiler; a file is no features file.
+pub(crate) fn compilers(settings: &Settings, files: &[PathBuf]) -> Result<Vec<Compiler>, Error> {
+    let compiler = || Compiler::find(settings.clone());
+    if files.is_empty() && settings.features.exists() {
+        return Ok(vec![compiler()?]);
+    }
+    if files.is_empty() {
+        return Ok(vec![with_features(
+            compiler()?,
+            CARRIED_NAME.into(),
+            CARRIED,
+        )?]);
+    }
+    let compilers = files.iter().map(|file| {
+        let shown = file.display().to_string();
+        let text = text(file).map_err(Error::io(format!("read the features in {shown}")))?;
+        if text.contains(FILES) && text.matches('{').count() == text.matches('}').count() {
+            return with_features(compiler()?, shown, &text);
+        }
+        let line = "holds no features: name an abi file, or what armorer features prints on a node";
+        Err(Error::Usage(format!("{shown} {line}")))
+    });
+    compilers.collect()
+}
+
+/// The compiler's user reads the features from a file of their own.
+fn with_features(mut compiler: Compiler, name: String, text: &str) -> Result<Compiler, Error> {
+    let readable = fs::Permissions::from_mode(0o644);
+    let file = tempfile::Builder::new().permissions(readable).tempfile();
+    let written = file.and_then(|mut file| file.write_all(text.as_bytes()).map(|()| file));
+    let file: NamedTempFile =
+        written.map_err(Error::io("write the features to a temporary file"))?;
+    compiler.features_name = name;
+    compiler.other_features = Some(file);
+    Ok(compiler)
+}

@@ -1,0 +1,109 @@
+//! Texts for `check` and `can`: folders, files, ConfigMaps in a manifest, standard input.
+
+use std::collections::BTreeMap;
+use std::io::Read as _;
+use std::mem::take;
+use std::path::Path;
+
+use saphyr_parser::{Event, Parser};
+
+use super::{Found, Limits, folder, text};
+use crate::desired::RawProfile;
+use crate::error::Error;
+use crate::fs;
+
+/// The API server takes no larger ConfigMap.
+const MANIFEST_BYTES: u64 = 2 << 20;
+
+/// The profiles at one path.
+#[derive(Debug)]
+pub(crate) struct Local {
+    pub(crate) profiles: Vec<RawProfile>,
+    /// Of each text in a manifest, the manifest's line before it.
+    pub(crate) lines: BTreeMap<String, u32>,
+}
+
+/// The profiles of the folder or file at `path`; of a manifest, those in its ConfigMaps; for `-`, of
+/// standard input, whose name is that of its first profile.
+///
+/// # Errors
+/// Not all of it can be read.
+pub(crate) fn read(path: &Path, limits: &Limits) -> Result<Local, Error> {
+    let place = path.display().to_string();
+    let raw = |name: String, text| RawProfile {
+        name,
+        source: place.clone(),
+        place: place.clone(),
+        text,
+    };
+    let (mut profiles, mut lines) = (Vec::new(), BTreeMap::new());
+    if path == Path::new("-") {
+        let mut bytes = Vec::new();
+        let input = std::io::stdin().take(limits.profile_bytes + 1);
+        let read = { input }.read_to_end(&mut bytes);
+        read.map_err(Error::io("read standard input"))?;
+        let text = text(bytes, limits.profile_bytes);
+        let name = text.as_ref().ok().and_then(|text| first_profile(text));
+        profiles.push(raw(name.unwrap_or("-").to_owned(), text));
+    } else if let Some(entries) = manifest(path) {
+        for (name, line, value) in entries {
+            lines.insert(name.clone(), line);
+            profiles.push(raw(name, text(value.into_bytes(), limits.profile_bytes)));
+        }
+    } else {
+        let mut found = Found::default();
+        folder::read(path, limits, &mut found)?;
+        profiles = found.profiles;
+    }
+    Ok(Local { profiles, lines })
+}
+
+fn first_profile(text: &str) -> Option<&str> {
+    let mut names = text
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("profile "));
+    let name = names.next()?.split_whitespace().next()?;
+    Some(name.trim_matches(['"', '{']))
+}
+
+/// Name, line and text of each entry of the ConfigMaps in the YAML or JSON file at `path`; none where it
+/// holds none.
+fn manifest(path: &Path) -> Option<Vec<(String, u32, String)>> {
+    if !path.is_file() {
+        return None;
+    }
+    let text = String::from_utf8(fs::read(path, MANIFEST_BYTES).ok()?).ok()?;
+    let (mut entries, mut found, mut is_map) = (Vec::new(), Vec::new(), false);
+    // Of each open mapping, the key whose value comes next.
+    let mut keys: Vec<Option<String>> = Vec::new();
+    for event in Parser::new_from_str(&text) {
+        let (event, span) = event.ok()?;
+        match event {
+            Event::MappingStart(..) | Event::SequenceStart(..) => {
+                keys.push(None);
+                continue;
+            }
+            Event::Scalar(key, ..) if keys.last() == Some(&None) => {
+                *keys.last_mut()? = Some(key.into_owned());
+                continue;
+            }
+            Event::Scalar(value, ..) => match keys.as_slice() {
+                [Some(key)] if key == "kind" => is_map = value == "ConfigMap",
+                [Some(data), Some(key)] if data == "data" => {
+                    let line = u32::try_from(span.start.line()).unwrap_or(0);
+                    found.push((key.clone(), line, value.into_owned()));
+                }
+                _ => {}
+            },
+            Event::MappingEnd | Event::SequenceEnd => drop(keys.pop()),
+            Event::DocumentEnd if take(&mut is_map) => entries.append(&mut found),
+            Event::DocumentEnd => found.clear(),
+            _ => {}
+        }
+        // A value has ended.
+        if let Some(key) = keys.last_mut() {
+            *key = None;
+        }
+    }
+    (!entries.is_empty()).then_some(entries)
+}
