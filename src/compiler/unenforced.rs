@@ -34,7 +34,10 @@ pub(super) fn unenforced(messages: &str, features: &str) -> Vec<Unenforced> {
                 .map_or(class, |(_, class)| class);
             ("not enforced", class)
         } else if let Some(rest) = words.strip_prefix("downgrading ") {
-            ("downgraded to network rules", rest.split(" rule").next().unwrap_or(rest))
+            (
+                "downgraded to network rules",
+                rest.split(" rule").next().unwrap_or(rest),
+            )
         } else {
             found.insert(("other", printable(words)), printable(words));
             continue;

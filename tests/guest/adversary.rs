@@ -453,12 +453,10 @@ fn an_attackers_whole_configmap() {
     let (case, run) = attack(&files, &["--max-compile-time", "6s"]);
     assert_eq!(run.code, 1);
     assert_clean(&run.said);
-    let refused = |said: &str| {
-        said.lines()
-            .filter(|line| line.contains("✗ refused"))
-            .count()
-    };
-    assert_eq!(refused(&run.said), 8, "{}", run.said);
+    // On a busy machine the compiler of the bomb may wait too long before its processor time is spent.
+    let is_out = |line: &&str| line.contains("✗ refused") || line.contains("✗ failed    custom.b:");
+    let out = run.said.lines().filter(is_out).count();
+    assert_eq!(out, 8, "{}", run.said);
     let mut ours: Vec<String> = loaded().into_keys().collect();
     ours.retain(|name| name.starts_with("custom."));
     assert_eq!(ours, [GOOD, "custom.i"]);

@@ -56,6 +56,23 @@ fn check_limits(limits: &str) {
     assert!(limit("Max address space") <= 1 << 30);
 }
 
+/// No capability, no group, and a user and group of its own.
+fn check_rights(status: &str) {
+    for set in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
+        assert_eq!(field(status, set), "0000000000000000", "{set}");
+    }
+    for ids in ["Uid", "Gid"] {
+        let ids: Vec<u32> = field(status, ids)
+            .split('\t')
+            .map(|id| id.parse().unwrap())
+            .collect();
+        assert!((0x7000_0000..=0x7FFD_FFFF).contains(&ids[0]), "{ids:?}");
+        assert!(ids.iter().all(|id| *id == ids[0]), "{ids:?}");
+    }
+    assert_eq!(field(status, "Groups"), "");
+    assert_eq!(field(status, "NoNewPrivs"), "1");
+}
+
 #[test]
 fn a_running_compiler_has_nothing_to_give_away() {
     let case = Case::new();
@@ -87,19 +104,7 @@ fn a_running_compiler_has_nothing_to_give_away() {
     let proc = PathBuf::from(format!("/proc/{pid}"));
     let read = |file: &str| fs::read_to_string(proc.join(file)).unwrap();
     let status = read("status");
-    for set in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
-        assert_eq!(field(&status, set), "0000000000000000", "{set}");
-    }
-    for ids in ["Uid", "Gid"] {
-        let ids: Vec<u32> = field(&status, ids)
-            .split('\t')
-            .map(|id| id.parse().unwrap())
-            .collect();
-        assert!((0x7000_0000..=0x7FFD_FFFF).contains(&ids[0]), "{ids:?}");
-        assert!(ids.iter().all(|id| *id == ids[0]), "{ids:?}");
-    }
-    assert_eq!(field(&status, "Groups"), "");
-    assert_eq!(field(&status, "NoNewPrivs"), "1");
+    check_rights(&status);
     assert_eq!(read("environ"), "");
     let mut open: Vec<String> = fs::read_dir(proc.join("fd"))
         .unwrap()
@@ -145,11 +150,15 @@ fn two_compilers_have_two_users() {
     assert_ne!(users[0], users[1]);
 }
 
+const REACH: &str = "/usr/local/bin/reach";
+
 /// A program in the compiler's place, for which only the cage is in the way: the file is readable for
 /// everybody, the folder writable.
 #[test]
 fn a_caged_compiler_reaches_nothing_outside_of_its_list() {
     let case = Case::new();
+    // The compiler's user cannot enter /job.
+    fs::copy("/job/reach", REACH).unwrap();
     fs::write("/etc/elsewhere", "of another").unwrap();
     let address = SocketAddr::from_abstract_name("armorer-reach").unwrap();
     let _listener = UnixListener::bind_addr(&address).unwrap();
@@ -158,13 +167,13 @@ fn a_caged_compiler_reaches_nothing_outside_of_its_list() {
         let words = words.unwrap_or_else(|| panic!("{said}")).lines().next();
         words.unwrap().to_owned()
     };
-    let free = Command::new("/job/reach").output().unwrap();
+    let free = Command::new(REACH).output().unwrap();
     let free = reached(&String::from_utf8_lossy(&free.stderr));
     assert_eq!(free, "read list write execute connect");
     fs::remove_file("/tmp/reach").unwrap();
 
     case.want_simple("custom.p");
-    let pass = case.armorer(&["reconcile", "--parser", "/job/reach"]);
+    let pass = case.armorer(&["reconcile", "--parser", REACH]);
     // Linux 6.1's Landlock knows files, and no sockets.
     let expected = if is_linux_6_1() { "connect" } else { "nothing" };
     let said = reached(&pass.exits(1).said);

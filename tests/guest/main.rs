@@ -4,11 +4,13 @@
 
 mod accepted;
 mod adversary;
+mod advice;
 mod commands;
 mod compiler;
 mod confinement;
 mod denials;
 mod ownership;
+mod questions;
 mod robustness;
 mod samples;
 mod support;

@@ -424,6 +424,7 @@ fn compare(case: &Case, text: &str, lines: &[String]) -> Vec<String> {
     let unequal: Vec<_> = run
         .said
         .lines()
+        .filter(|said| said.contains(&place))
         .map(|said| {
             let number = said
                 .split_once(&place)

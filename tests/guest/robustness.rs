@@ -184,7 +184,7 @@ fn a_full_disk_stops_a_pass_before_the_kernel_and_the_next_converges() {
     let case = Case::new();
     let state = case.dir.join("small");
     sh(&format!(
-        "mkdir {0} && mount -t tmpfs -o size=64k none {0}",
+        "mkdir {0} && mount -t tmpfs -o size=64k,mode=700 none {0}",
         state.display()
     ));
     case.want_simple("custom.p");

@@ -174,12 +174,12 @@ pub(crate) fn confined(profile: &str, program: &[&str]) -> Command {
 
 /// Waits until `is` holds; fails after ten seconds.
 #[track_caller]
-pub(crate) fn until(what: &str, is: impl Fn() -> bool) {
+pub(crate) fn until(condition: &str, is: impl Fn() -> bool) {
     let start = Instant::now();
     while !is() {
         assert!(
-            start.elapsed() < Duration::from_secs(10),
-            "not within 10 s: {what}"
+            start.elapsed() < Duration::from_mins(1),
+            "not within a minute: {condition}"
         );
         sleep(Duration::from_millis(20));
     }

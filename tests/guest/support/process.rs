@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 
-use rustix::process::{Pid, Signal, kill_process, kill_process_group};
+use rustix::process::{Pid, Signal, kill_process_group};
 
 use super::until;
 
@@ -34,16 +34,6 @@ pub(crate) fn hold(kind: &str, profile: &str) -> Held {
 impl Held {
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
-    }
-
-    /// Whether an unconfined root can kill it; then it is gone.
-    pub(crate) fn can_be_killed(&mut self) -> bool {
-        let pid = Pid::from_raw(self.child.id().cast_signed()).unwrap();
-        let killed = kill_process(pid, Signal::KILL).is_ok();
-        if killed {
-            self.child.wait().unwrap();
-        }
-        killed
     }
 
     /// What confines its main thread.
