@@ -78,10 +78,8 @@ fn conclude(
         let counted = status.processes.as_ref().map(|processes| processes.counted);
         let stale = counted.is_none_or(|counted| now.since(&counted) >= COUNT_EVERY);
         let changed = result.as_ref().is_ok_and(Report::has_changes);
-        if let Some(set) = set
-            .as_ref()
-            .filter(|_| changed || (stale && result.is_ok()))
-        {
+        let due = changed || (stale && result.is_ok());
+        if let Some(set) = set.as_ref().filter(|_| due) {
             status.processes = count(&kernel, set, now);
         }
         let text = metrics::render(&place.set, set.as_ref(), &status);

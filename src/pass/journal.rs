@@ -4,6 +4,7 @@ use super::Pass;
 use crate::error::Error;
 use crate::outcome::{Kind, Outcome, Severity};
 use crate::plan::{CONTEST_WINDOW, Candidate, Why};
+use crate::profile::ProfileName;
 use crate::report::{Report, copies, logger};
 use crate::state::store::Stored;
 use crate::state::{Member, Owned, Pending, Problem};
@@ -31,14 +32,14 @@ impl Pass<'_> {
         let set = self.session.set_mut();
         set.counters.failures += 1;
         for Member { name, .. } in &candidate.record.members {
-            let stays = |owned: &Owned| matches!(owned.pending, Some(Pending::Replace(_)));
-            match set
-                .owned
-                .get_mut(name)
-                .filter(|owned| loaded.contains_key(name) && stays(owned))
-            {
-                Some(owned) => owned.pending = None,
-                None => _ = set.owned.remove(name),
+            match set.owned.get_mut(name) {
+                Some(Owned { pending, .. })
+                    if loaded.contains_key(name)
+                        && matches!(pending, Some(Pending::Replace(_))) =>
+                {
+                    *pending = None;
+                }
+                _ => _ = set.owned.remove(name),
             }
         }
         if let Some(record) = set.profiles.get_mut(&candidate.name) {
@@ -110,8 +111,8 @@ impl Pass<'_> {
         set.problems = self.problems;
         let owned = &set.owned;
         let owns = |name: &_| owned.values().any(|owned| owned.profile == *name);
-        set.profiles
-            .retain(|name, _| work.files.contains(name.as_str()) || owns(name));
+        let stays = |name: &ProfileName| work.files.contains(name.as_str()) || owns(name);
+        set.profiles.retain(|name, _| stays(name));
         if let (Some(to), false) = (work.copy_to, session.dry) {
             let text = |digest| session.store.get(Stored::Text, digest);
             let copies = copies::keep_equal(to, session.set(), &text);
@@ -123,9 +124,7 @@ impl Pass<'_> {
         }
         // As they came, which is as each was compiled, no two plans would look alike.
         self.outcomes.sort_by(|a, b| a.profile.cmp(&b.profile));
-        let work = self.work;
-        Ok(self
-            .session
-            .report(self.outcomes, &work.files, work.remarks))
+        let (session, work) = (self.session, self.work);
+        Ok(session.report(self.outcomes, &work.files, work.remarks))
     }
 }

@@ -194,12 +194,10 @@ impl Pass<'_> {
 
     /// The version that stays in force where a text is refused.
     fn last_good(&self, fresh: &Fresh<'_>) -> Option<Candidate> {
-        let known = self
-            .session
-            .set()
-            .profiles
-            .get_key_value(&fresh.source.name);
-        known.map(Candidate::recorded)
+        let records = &self.session.set().profiles;
+        records
+            .get_key_value(&fresh.source.name)
+            .map(Candidate::recorded)
     }
 
     /// Checks and stores what a text became; the last good version where it is refused.

@@ -34,18 +34,12 @@ impl<'a> Node<'a> {
 
     /// Takes the start-up taint from the node when it is ready for the first time.
     pub(super) fn clear_taint(&self, memo: &mut Memo, report: &mut Report) {
-        let Some(key) = self
-            .cluster
-            .clear_taint
-            .as_ref()
-            .filter(|_| report.is_ready())
-        else {
+        let cluster = self.cluster;
+        let key = cluster.clear_taint.as_ref().filter(|_| report.is_ready());
+        let settled = memo.taint.as_ref() == key && memo.pod == cluster.pod;
+        let Some(key) = key.filter(|_| !settled) else {
             return;
         };
-        let settled = memo.taint.as_ref() == Some(key) && memo.pod == self.cluster.pod;
-        if settled {
-            return;
-        }
         let cleared = |client| Ok(node::clear_taint(&client, self.name, key, memo)?);
         match self.client().and_then(cleared) {
             Ok((uid, was_there)) => {
@@ -57,9 +51,8 @@ impl<'a> Node<'a> {
             }
             Err(error) => {
                 report.exit = report.exit.max(Exit::Incomplete);
-                report
-                    .remarks
-                    .push(format!("the taint {key} stays: {error}"));
+                let remark = format!("the taint {key} stays: {error}");
+                report.remarks.push(remark);
             }
         }
     }
@@ -70,23 +63,15 @@ impl<'a> Node<'a> {
             return;
         }
         // A new pod writes them again: perhaps the node was deleted and has joined anew.
-        let known = memo
-            .labels
-            .as_ref()
-            .filter(|_| memo.pod == self.cluster.pod);
-        let labels = match (result, &memo.labels) {
-            (Ok(report), _) => Labels {
-                state: report.state().into(),
-                profiles: report.fingerprint(),
-            },
-            (Err(_), known) => Labels {
-                state: Kind::Failed.word().into(),
-                profiles: known
-                    .as_ref()
-                    .map_or_else(|| "unknown".into(), |l| l.profiles.clone()),
-            },
+        let known = memo.labels.as_ref();
+        let profiles = known.map_or("unknown", |labels| &labels.profiles);
+        let (state, profiles) = match result {
+            Ok(report) => (report.state(), report.fingerprint()),
+            Err(_) => (Kind::Failed.word(), profiles.to_owned()),
         };
-        if known == Some(&labels) {
+        let state = state.to_owned();
+        let labels = Labels { state, profiles };
+        if known == Some(&labels) && memo.pod == self.cluster.pod {
             return;
         }
         let written = |client| Ok(node::label(&client, self.name, self.set, &labels)?);
@@ -111,16 +96,12 @@ impl<'a> Node<'a> {
     pub(super) fn send_events(&self, result: &Result<Report, Error>, began: Time, same: bool) {
         let news: Vec<Outcome> = match result {
             Ok(report) => {
-                let changes = report
-                    .outcomes
-                    .iter()
-                    .filter(|outcome| outcome.kind.is_write());
+                let changes = report.outcomes.iter();
+                let changes = changes.filter(|outcome| outcome.kind.is_write()).cloned();
                 let problems = report.set.problems.iter();
                 let problems = problems.filter(|(_, problem)| problem.since >= began);
-                changes
-                    .cloned()
-                    .chain(problems.map(|(name, problem)| problem.outcome(name)))
-                    .collect()
+                let problems = problems.map(|(name, problem)| problem.outcome(name));
+                changes.chain(problems).collect()
             }
             Err(_) if same => Vec::new(),
             Err(error) => vec![Outcome::new("", Kind::Failed, error.chain())],

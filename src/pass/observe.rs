@@ -7,7 +7,7 @@ use super::work::Work;
 use super::{Pass, Removal, Revision, Session};
 use crate::error::Error;
 use crate::outcome::Kind;
-use crate::plan::{Observed, Options, settle_claims};
+use crate::plan::{Candidate, Observed, Options, settle_claims};
 use crate::profile::parent;
 
 impl<'a> Pass<'a> {
@@ -61,22 +61,20 @@ impl<'a> Pass<'a> {
             return Ok(());
         }
         self.observed.loaded = self.session.kernel.profiles()?;
-        let names = written
-            .iter()
-            .flat_map(super::super::plan::Candidate::top_level);
+        let names = written.iter().flat_map(Candidate::top_level);
         let contents = self.session.kernel.contents(&names.collect());
         for candidate in &written {
             let policy = candidate.record.policy;
             let mut members = candidate.record.members.iter();
             let wrong = members.find_map(|member| {
                 let name = &member.name;
+                let other = contents
+                    .get(name)
+                    .is_some_and(|contents| *contents != policy);
                 match self.observed.loaded.get(name) {
                     None => Some(format!("{name} is not loaded")),
                     Some(mode) if *mode != member.mode => Some(format!("{name} is in mode {mode}")),
-                    Some(_) => contents
-                        .get(name)
-                        .filter(|contents| **contents != policy)
-                        .map(|_| format!("{name} has other contents")),
+                    Some(_) => other.then(|| format!("{name} has other contents")),
                 }
             });
             if let Some(wrong) = wrong {

@@ -3,7 +3,7 @@
 use std::fs;
 
 use crate::support::kernel::{is_loaded, revision};
-use crate::support::{Case, blob, compile, loaded, names_within, run, sh};
+use crate::support::{Case, blob, compile, loaded, names_within, sh};
 
 /// Valid AppArmor that simple parsers refuse.
 const VALID: [(&str, &str); 12] = [
