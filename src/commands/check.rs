@@ -236,8 +236,8 @@ fn warn(source: &ProfileSource, profiles: &[Profile], unenforced: &[Unenforced])
 /// Where the text `name` is: `place` is its folder, or a file.
 fn path(place: &str, name: &str) -> String {
     match Path::new(place).is_dir() {
-        true => format!("{}/{name}", place.trim_end_matches('/')),
-        false => place.to_owned(),
+        true if !name.is_empty() => format!("{}/{name}", place.trim_end_matches('/')),
+        _ => place.to_owned(),
     }
 }
 
@@ -272,7 +272,7 @@ fn show(
         let is_error = |finding: &&Finding| finding.level == Level::Error;
         let errors = findings.iter().filter(is_error).count();
         let warnings = findings.len() - errors;
-        text += &format!("{total}: {errors} errors, {warnings} warnings\n");
+        text += &format!("{total}; errors: {errors}, warnings: {warnings}\n");
     }
     print(&text)
 }

@@ -34,7 +34,12 @@ type Mistake = (usize, String);
 /// includes; `line` is 0 where it named none.
 pub(super) fn plain(text: &str, is_included: bool, line: usize, said: &str) -> Option<Mistake> {
     let lines = lines(text);
-    let is_syntax = said.starts_with("syntax error") || said.starts_with("missing an end of line");
+    let beginnings = [
+        "syntax error",
+        "missing an end of line",
+        "Lexer found unexpected",
+    ];
+    let is_syntax = beginnings.iter().any(|words| said.starts_with(words));
     match said {
         _ if said.contains("was previously declared") => declared_twice(&lines, said),
         _ if said.contains("conflicting x modifiers") => executed_twice(&lines, said),
@@ -43,6 +48,7 @@ pub(super) fn plain(text: &str, is_included: bool, line: usize, said: &str) -> O
         _ if let Some(at) = text.find(['\u{feff}', '\u{a0}']) => {
             Some((text[..at].lines().count().max(1), INVISIBLE.to_owned()))
         }
+        _ if said.starts_with("Lexer") => None,
         _ => misread(&lines, line),
     }
 }
@@ -54,7 +60,10 @@ fn misread(lines: &[Line], line: usize) -> Option<Mistake> {
     let closed = before.iter().rfind(|line| line.text == "}");
     let last = before.last().filter(|last| last.lacks_comma());
     let (number, words) = match (last, after.first(), closed) {
-        (Some(last), ..) => (last.number, NO_COMMA.to_owned()),
+        (Some(last), ..) => {
+            let unknown = unknown(last.text).filter(|words| words != NO_MODES);
+            (last.number, unknown.unwrap_or_else(|| NO_COMMA.to_owned()))
+        }
         (_, None, _) => (line, "the text ends before its last }".to_owned()),
         (_, Some(here), _) if here.depth > 0 => (line, unknown(here.text)?),
         (.., None) => (line, OUTSIDE.to_owned()),

@@ -43,8 +43,9 @@ pub(crate) fn read(path: &Path, limits: &Limits) -> Result<Local, Error> {
         let read = { input }.read_to_end(&mut bytes);
         read.map_err(Error::io("read standard input"))?;
         let text = text(bytes, limits.profile_bytes);
-        let name = text.as_ref().ok().and_then(|text| first_profile(text));
-        profiles.push(raw(name.unwrap_or("-").to_owned(), text));
+        let name = text.as_ref().map_or(Some("-"), |text| first_profile(text));
+        let name = name.map(str::to_owned);
+        profiles.extend(name.map(|name| raw(name, text)));
     } else if let Some(entries) = manifest(path) {
         for (name, line, value) in entries {
             lines.insert(name.clone(), line);

@@ -131,7 +131,7 @@ fn what_is_refused_never_reaches_the_kernel() {
         (
             "custom.syntax",
             "profile custom.syntax {\n  oops\n}".into(),
-            "line 3",
+            "line 2",
         ),
         ("custom.nul", "profile custom.nul { file, }\0".into(), "NUL"),
         (
