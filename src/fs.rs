@@ -80,36 +80,4 @@ fn write_and_rename(path: &Path, bytes: &[u8], mode: u32, sync: bool) -> io::Res
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_file_is_read_whole_up_to_the_limit() {
-        let path = std::env::temp_dir().join(format!("armorer-file-{}", std::process::id()));
-        std::fs::write(&path, "0123456789").unwrap();
-        assert_eq!(read(&path, 10).unwrap(), b"0123456789");
-        let error = read(&path, 9).unwrap_err();
-        assert_eq!(error.to_string(), "more than 9 bytes");
-        std::fs::remove_file(&path).unwrap();
-        assert_eq!(read(&path, 9).unwrap_err().kind(), io::ErrorKind::NotFound);
-    }
-
-    #[test]
-    fn a_size_that_is_wrong_loses_nothing() {
-        let path = std::env::temp_dir().join(format!("armorer-size-{}", std::process::id()));
-        std::fs::write(&path, "x".repeat(1000)).unwrap();
-        for size in [0, 10, 999, 1001, 5000] {
-            let bytes = read_open(File::open(&path).unwrap(), size, 2000).unwrap();
-            assert_eq!(bytes.len(), 1000, "{size}");
-        }
-        let bytes = read_open(File::open(&path).unwrap(), 0, 500).unwrap();
-        assert_eq!(bytes.len(), 501);
-        std::fs::remove_file(&path).unwrap();
-    }
-
-    #[test]
-    fn a_file_that_the_kernel_makes_up_is_read() {
-        let text = read(Path::new("/proc/self/status"), 1 << 20).unwrap();
-        assert!(text.starts_with(b"Name:"));
-    }
-}
+mod tests;

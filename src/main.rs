@@ -55,10 +55,15 @@ mod pass;
 mod plan;
 mod policy;
 mod profile;
+#[cfg(any(test, fuzzing))]
+#[path = "../tests/fuzz/properties.rs"]
+pub mod properties;
 mod report;
 mod rules;
 mod source;
 mod state;
+#[cfg(test)]
+mod tests;
 mod time;
 
 use std::ffi::OsString;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use wildmatch::WildMatch;
 
 use crate::outcome::Kind;
-use crate::profile::{Digest, Mode, ProfileName, parent};
+use crate::profile::{Digest, Mode, ProfileName, is_within, parent};
 use crate::state::{Owned, Pending, Record, Set, State, Unwanted};
 use crate::time::{Stamp, in_words};
 
@@ -165,7 +165,9 @@ impl Facts<'_> {
         }
         let mut taken = None;
         for name in candidate.top_level() {
-            if !self.observed.loaded.contains_key(name) || self.set().owned.contains_key(name) {
+            let is_new = !self.observed.loaded.contains_key(name)
+                && self.state.owner_besides(self.set_name, name).is_none();
+            if is_new || self.set().owned.contains_key(name) {
                 continue;
             }
             match self.claim(candidate, name) {
@@ -194,8 +196,11 @@ impl Facts<'_> {
         let owned = &self.set().owned;
         let mut new = 0;
         for member in &candidate.record.members[1..] {
-            let other = owned.get(&member.name).map(|owned| owned.profile.as_str());
-            let other = other.filter(|other| self.brings(other, &member.name));
+            // A claim of this pass is for a version that is not recorded yet.
+            let other = owned.get(&member.name).filter(|owned| {
+                owned.pending.is_some() || self.brings(owned.profile.as_str(), &member.name)
+            });
+            let other = other.map(|owned| owned.profile.as_str());
             let own = self.files.get(member.name.as_str()).copied();
             if let Some(other) = own.or(other).filter(|other| *other != file.as_str()) {
                 let name = &member.name;
@@ -246,7 +251,7 @@ impl Facts<'_> {
     }
 
     /// How the kernel differs from `candidate`; a kernel that shows no contents is believed as long
-    /// as the record says that this policy was loaded.
+    /// as record and ownership say that this policy was loaded.
     fn difference(&self, candidate: &Candidate) -> Option<Why> {
         let record = self.set().profiles.get(&candidate.name);
         for member in &candidate.record.members {
@@ -259,10 +264,13 @@ impl Facts<'_> {
             }
         }
         let policy = candidate.record.policy;
+        let recorded = record.is_some_and(|r| r.policy == policy && r.loaded_at.is_some());
         let mut names = candidate.top_level();
-        let same = names.all(|name| match self.observed.contents.get(name) {
-            Some(contents) => *contents == policy,
-            None => record.is_some_and(|r| r.policy == policy && r.loaded_at.is_some()),
+        let same = names.all(|name| {
+            let owned = self.set().owned.get(name).map(|owned| owned.policy);
+            let owned = owned.filter(|_| recorded);
+            let loaded = self.observed.contents.get(name).copied().or(owned);
+            loaded == Some(policy)
         });
         (!same).then_some(Why::Replaced)
     }
@@ -271,10 +279,23 @@ impl Facts<'_> {
         let mut names = candidate.record.members.iter();
         let loaded = names.any(|member| self.observed.loaded.contains_key(&member.name));
         let kind = if loaded { Kind::Replace } else { Kind::Load };
+        // Another policy of the set is there: a killed pass' version, or another file's.
+        let policy = candidate.record.policy;
+        let owned = |name: &str| self.set().owned.get(name);
+        let is_other = |name: &str| {
+            let contents = self.observed.contents.get(name);
+            owned(name).is_some_and(|owned| {
+                owned.policy != policy && contents.is_none_or(|contents| *contents == owned.policy)
+            })
+        };
+        let mut members = candidate.record.members.iter();
         let why = match self.set().profiles.get(&candidate.name) {
             None => Why::New,
-            Some(record) if record.policy != candidate.record.policy => Why::Changed,
+            Some(record) if record.policy != policy => Why::Changed,
+            Some(_) if candidate.top_level().any(is_other) => Why::Changed,
             Some(record) if record.loaded_at.is_none() => Why::NotLoadedSinceBoot,
+            // A killed pass has removed some of it, and it is desired again.
+            Some(_) if members.any(|member| owned(&member.name).is_none()) => Why::New,
             Some(record) => {
                 let recent = |repair: &&Stamp| self.now.since(repair) < CONTEST_WINDOW;
                 let repairs = record.repairs.iter().filter(recent).count();
@@ -393,9 +414,10 @@ impl Facts<'_> {
     }
 }
 
-/// Ends the ownership of names whose pending write did not arrive, or which another program loaded
-/// after an interrupted pass; confirms the others.
+/// Ends the ownership of names whose pending write did not arrive, whose removal did, or which another
+/// program loaded after an interrupted pass; confirms the others.
 pub(crate) fn settle_claims(set: &mut Set, observed: &Observed) {
+    let mut ended = Vec::new();
     set.owned.retain(|name, owned| {
         let Some(pending) = owned.pending.take() else {
             return true;
@@ -407,16 +429,28 @@ pub(crate) fn settle_claims(set: &mut Set, observed: &Observed) {
             Pending::Replace(policy) => {
                 contents.is_none() || contents == Some(policy) || contents == Some(owned.policy)
             }
-            Pending::Remove => true,
+            // A child may be one that the loaded version dropped.
+            Pending::Remove => contents.is_none() || contents == Some(owned.policy) || top != name,
         };
-        if let (Pending::Load(policy) | Pending::Replace(policy), Some(contents)) =
-            (pending, contents)
-            && contents == policy
-        {
-            owned.policy = policy;
+        owned.policy = match (pending, contents) {
+            (Pending::Load(policy) | Pending::Replace(policy), Some(contents))
+                if contents == policy =>
+            {
+                policy
+            }
+            // Either version may be there, so neither is believed: no policy is empty.
+            (Pending::Replace(_), None) => Digest::of(b""),
+            _ => owned.policy,
+        };
+        let stays = ours && observed.loaded.contains_key(name);
+        if !stays {
+            ended.push(name.clone());
         }
-        ours && observed.loaded.contains_key(name)
+        stays
     });
+    // Its children are gone, or the other program's.
+    let is_over = |name: &str| ended.iter().any(|ended| is_within(name, ended));
+    set.owned.retain(|name, _| !is_over(name));
 }
 
 #[cfg(test)]

@@ -274,4 +274,34 @@ mod tests {
         assert!(!is_within("custom.ab", "custom.a"));
         assert!(!is_within("custom.a/kid", "custom.a"));
     }
+
+    #[test]
+    fn a_misspelt_word_has_a_nearest_one_and_another_word_has_none() {
+        let known = ["reconcile", "plan", "remove"];
+        assert_eq!(nearest("reconsile", known), Some("reconcile"));
+        assert_eq!(nearest("plna", known), Some("plan"));
+        assert_eq!(nearest("restart", known), None);
+        assert_eq!(nearest("x", []), None);
+    }
+
+    #[test]
+    fn files_that_the_compiler_passes_over_in_a_folder_are_skipped() {
+        for name in [
+            "",
+            ".a",
+            "..data",
+            "README",
+            "a~",
+            "a.dpkg-old",
+            "a.dpkg-remove",
+            "a.rpmnew",
+            "a.orig",
+            "a.pacsave",
+        ] {
+            assert!(is_skipped(name.as_bytes()), "{name}");
+        }
+        for name in ["a", "README.custom", "custom.dpkg", "~a", "#a#"] {
+            assert!(!is_skipped(name.as_bytes()), "{name}");
+        }
+    }
 }

@@ -90,6 +90,10 @@ pub(crate) fn in_words(duration: Duration) -> String {
 mod tests {
     use super::*;
 
+    fn parse(text: &str) -> Option<Time> {
+        serde_json::from_value(text.into()).ok()
+    }
+
     #[test]
     fn times_are_written_and_read_back() {
         for (second, text) in [
@@ -100,9 +104,8 @@ mod tests {
             (4_107_542_400, "2100-03-01T00:00:00Z"),
         ] {
             assert_eq!(Time(second).to_string(), text);
-            let json = format!("\"{text}\"");
-            assert_eq!(serde_json::to_string(&Time(second)).unwrap(), json);
-            assert_eq!(serde_json::from_str::<Time>(&json).unwrap(), Time(second));
+            assert_eq!(serde_json::to_value(Time(second)).unwrap(), text);
+            assert_eq!(parse(text), Some(Time(second)));
         }
         for day in (0..60_000).step_by(17) {
             assert_eq!(parse(&Time(day * DAY).to_string()), Some(Time(day * DAY)));
@@ -110,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_time_is_refused() {
+    fn other_texts_are_no_times() {
         for text in [
             "",
             "Z",
@@ -118,6 +121,7 @@ mod tests {
             "2026-13-01T00:00:00Z",
             "1-1-1T0:0:0Z",
             "2026-11-24T25:00:00Z",
+            "1969-12-31T23:59:59Z",
         ] {
             assert_eq!(parse(text), None, "{text}");
         }

@@ -223,6 +223,7 @@ impl Folded {
     /// argh's complaint, `Error parsing option '--NAME' with value 'VALUE': REASON`, with the variable
     /// that the value came from.
     pub(super) fn complaint(&self, output: &str) -> String {
+        let output = output.trim_end();
         let option = output.split_once("'--").map_or("", |(_, rest)| rest);
         let option = option.split('\'').next().unwrap_or_default();
         match (self.given.get(option), output.rsplit_once("': ")) {
@@ -301,4 +302,26 @@ fn entry(text: &mut String, term: &str, explanation: &str) {
         line = format!("{line}{word} ");
     }
     *text += &format!("{}\n", line.trim_end());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_option_is_known_to_argh_and_belongs_to_a_command() {
+        let taken: BTreeSet<&str> = COMMANDS
+            .iter()
+            .flat_map(options_of)
+            .map(|(_, option)| option)
+            .collect();
+        let info = Options::get_args_info();
+        let flags = info.flags.iter();
+        let mut known: BTreeSet<&str> = flags
+            .map(|flag| flag.long.trim_start_matches('-'))
+            .filter(|option| !matches!(*option, "help" | "rule"))
+            .collect();
+        known.extend(SWITCHES.iter().map(|switch| switch.option));
+        assert_eq!(taken, known);
+    }
 }

@@ -152,3 +152,6 @@ fn place(line: &str) -> Option<(&str, u32, &str)> {
     let file = file.map_or(TEXT, |(_, file)| file);
     Some((file, number.parse().ok()?, message.trim()))
 }
+
+#[cfg(test)]
+mod tests;

@@ -273,3 +273,6 @@ fn path_after<'a>(before: &str, word: &str, rest: &'a str) -> Option<&'a str> {
     let path = path.trim().trim_matches('"').trim_end_matches(',').trim();
     (!path.is_empty()).then_some(path)
 }
+
+#[cfg(test)]
+mod tests;

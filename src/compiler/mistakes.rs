@@ -61,7 +61,8 @@ fn misread(lines: &[Line], line: usize) -> Option<Mistake> {
     let last = before.last().filter(|last| last.lacks_comma());
     let (number, words) = match (last, after.first(), closed) {
         (Some(last), ..) => {
-            let unknown = unknown(last.text).filter(|words| words != NO_MODES);
+            let is_word = last.text.starts_with(|c: char| c.is_ascii_lowercase());
+            let unknown = unknown(last.text).filter(|words| is_word && words != NO_MODES);
             (last.number, unknown.unwrap_or_else(|| NO_COMMA.to_owned()))
         }
         (_, None, _) => (line, "the text ends before its last }".to_owned()),

@@ -6,6 +6,9 @@ pub(crate) mod features;
 mod includes;
 mod mistakes;
 mod process;
+#[cfg(any(test, fuzzing))]
+#[path = "../../tests/fuzz/compiler.rs"]
+pub(crate) mod properties;
 mod resources;
 #[cfg(test)]
 mod tests;

@@ -76,3 +76,58 @@ fn total(meminfo: &str) -> Option<u64> {
     let kib: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
     Some(kib * 1024)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tests::Folder;
+
+    #[test]
+    fn all_compilers_together_stay_under_the_memory() {
+        for memory in [200, 256, 512, 1024, 4096, 65536].map(|mib| mib * MIB) {
+            for jobs in [1, 2, 4, 64] {
+                let share = Resources::of(jobs, Some(memory));
+                let together = share.jobs as u64 * share.address_space + RESERVE;
+                assert!(together <= memory, "{memory}: {share:?}");
+                assert!((1..=jobs).contains(&share.jobs), "{share:?}");
+                assert!(
+                    share.jobs == 1 || share.address_space >= ENOUGH,
+                    "{share:?}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn one_compiler_runs_even_where_memory_is_short() {
+        let share = Resources::of(8, Some(64 * MIB));
+        assert_eq!((share.jobs, share.address_space), (1, LEAST));
+        assert_eq!(Resources::of(0, Some(0)).jobs, 1);
+        let share = Resources::of(8, None);
+        assert_eq!((share.jobs, share.address_space), (8, MOST));
+    }
+
+    #[test]
+    fn the_least_limit_of_machine_and_control_groups_counts() {
+        let node = Folder::new();
+        assert_eq!(memory(node.path()), None);
+        node.write("proc/meminfo", "MemFree: 1 kB\nMemTotal:     1000 kB\n");
+        assert_eq!(memory(node.path()), Some(512_000));
+        node.write("proc/self/cgroup", "0::/pods/web\n");
+        node.write("sys/fs/cgroup/pods/web/memory.max", "max\n");
+        assert_eq!(memory(node.path()), Some(512_000));
+        node.write("sys/fs/cgroup/pods/memory.max", "400000\n");
+        assert_eq!(memory(node.path()), Some(400_000));
+        node.write("sys/fs/cgroup/pods/web/memory.max", "300000\n");
+        assert_eq!(memory(node.path()), Some(300_000));
+        // In a container the mount shows the own group at its top.
+        node.write("sys/fs/cgroup/memory.max", "200000\n");
+        assert_eq!(memory(node.path()), Some(200_000));
+        node.write("proc/self/cgroup", "3:cpu,cpuacct:/x\n2:memory:/x\n");
+        let limit = "sys/fs/cgroup/memory/x/memory.limit_in_bytes";
+        node.write(limit, "9223372036854771712\n");
+        assert_eq!(memory(node.path()), Some(512_000));
+        node.write(limit, "100000\n");
+        assert_eq!(memory(node.path()), Some(100_000));
+    }
+}

@@ -158,7 +158,7 @@ fn write_once(file: &Path, bytes: &[u8]) -> io::Result<()> {
 }
 
 /// The lines `NAME (MODE)`, without those of other policy namespaces (`:NAMESPACE:NAME (MODE)`).
-fn listed(list: &[u8]) -> BTreeMap<String, profile::Mode> {
+pub(crate) fn listed(list: &[u8]) -> BTreeMap<String, profile::Mode> {
     let list = String::from_utf8_lossy(list);
     let own = |line: &&str| !line.is_empty() && !line.starts_with(':');
     let profiles = list.lines().filter(own).map(|line| {

@@ -320,3 +320,6 @@ fn unescape(point: &str) -> String {
     let point = point.replace("\\040", " ").replace("\\011", "\t");
     point.replace("\\012", "\n").replace("\\134", "\\")
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,115 +1,128 @@
 use std::collections::BTreeSet;
 use std::fs;
-use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::contents::{encode, without_number};
 use super::*;
-use crate::profile::Mode;
+use crate::profile::{Digest, Mode};
+use crate::tests::Folder;
 
-/// A folder made like a node's, gone when dropped.
-struct Node(PathBuf);
+/// A folder made like a node.
+struct Node(Folder);
 
 impl Node {
     fn new() -> Self {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let folder = std::env::temp_dir().join(format!(
-            "armorer-kernel-{}-{}",
-            std::process::id(),
-            COUNT.fetch_add(1, Ordering::Relaxed)
-        ));
-        let node = Self(folder);
-        node.file("sys/module/apparmor/parameters/enabled", "Y\n");
-        node.file("proc/self/uid_map", "         0          0 4294967295\n");
-        node.file("proc/self/status", "Name:\tx\nCapEff:\t0000000200000000\n");
-        node.file("security/apparmor/profiles", "");
-        node.file("security/apparmor/.replace", "");
-        node.file("security/apparmor/.remove", "");
+        let node = Self(Folder::new());
+        node.write("sys/module/apparmor/parameters/enabled", "Y\n");
+        node.write("proc/self/uid_map", "         0          0 4294967295\n");
+        node.write("proc/self/status", "Name:\tx\nCapEff:\t0000000200000000\n");
+        for file in ["profiles", ".load", ".replace", ".remove"] {
+            node.write(&format!("security/apparmor/{file}"), "");
+        }
         node
     }
 
-    fn file(&self, path: &str, text: impl AsRef<[u8]>) {
-        let path = self.0.join(path);
-        fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(path, text).unwrap();
+    fn write(&self, below: &str, contents: impl AsRef<[u8]>) {
+        self.0.write(below, contents);
     }
 
-    fn profile(&self, folder: &str, name: &str, extra: &[(&str, &[u8])]) {
+    /// A loaded profile as the kernel shows it; `files` beside its name.
+    fn show(&self, folder: &str, name: &str, files: &[(&str, &[u8])]) {
         let folder = format!("security/apparmor/policy/profiles/{folder}");
-        self.file(&format!("{folder}/name"), format!("{name}\n"));
-        for (file, bytes) in extra {
-            self.file(&format!("{folder}/{file}"), bytes);
+        self.write(&format!("{folder}/name"), format!("{name}\n"));
+        for (file, bytes) in files {
+            self.write(&format!("{folder}/{file}"), bytes);
         }
     }
 
+    /// A loaded profile of a kernel that shows no SHA-256.
+    fn link_raw_data(&self, folder: &str, name: &str, id: &str, blob: &[u8]) {
+        self.show(folder, name, &[]);
+        self.write(
+            &format!("security/apparmor/policy/raw_data/{id}/raw_data"),
+            blob,
+        );
+        let link = format!("security/apparmor/policy/profiles/{folder}/raw_data");
+        let _ = fs::remove_file(self.0.at(&link));
+        self.0.link(&link, format!("../../raw_data/{id}/raw_data"));
+    }
+
     fn kernel(&self) -> Kernel {
-        Kernel::new(&self.0, self.0.join("security"), self.0.join("proc"))
+        Kernel::new(&Settings {
+            root: self.0.path().to_owned(),
+            securityfs: self.0.at("security"),
+            proc: self.0.at("proc"),
+        })
     }
-}
-
-impl Drop for Node {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
-}
-
-fn refusal(node: &Node) -> String {
-    let error = node.kernel().preflight().unwrap_err();
-    assert!(matches!(error, Error::Node(_)), "{error:?}");
-    error.to_string()
 }
 
 #[test]
-fn a_node_with_everything_passes() {
+fn a_node_with_everything_passes_and_stays_as_it_is() {
     let node = Node::new();
     node.kernel().preflight().unwrap();
     node.kernel().preflight_read().unwrap();
-    assert_eq!(
-        fs::read(node.0.join("security/apparmor/.replace")).unwrap(),
-        b""
-    );
+    for file in [".load", ".replace", ".remove"] {
+        let file = node.0.at("security/apparmor").join(file);
+        assert_eq!(fs::read(file).unwrap(), b"");
+    }
 }
 
 #[test]
-fn what_is_missing_is_named_with_its_remedy() {
+fn each_missing_thing_is_named_with_its_remedy() {
     type Damage = fn(&Node);
-    let cases: [(Damage, &str); 7] = [
+    let cases: [(Damage, &str); 8] = [
         (
-            |node| node.file("sys/module/apparmor/parameters/enabled", "N\n"),
+            |node| node.write("sys/module/apparmor/parameters/enabled", "N\n"),
             "apparmor=1",
         ),
         (
             |node| {
-                fs::remove_dir_all(node.0.join("sys")).unwrap();
-                fs::remove_dir_all(node.0.join("security")).unwrap();
+                fs::remove_dir_all(node.0.at("sys")).unwrap();
+                fs::remove_dir_all(node.0.at("security")).unwrap();
             },
             "lsm=",
         ),
         (
-            |node| fs::remove_dir_all(node.0.join("security/apparmor")).unwrap(),
+            |node| fs::remove_dir_all(node.0.at("security/apparmor")).unwrap(),
             "--securityfs",
         ),
         (
-            |node| node.file("proc/self/uid_map", "0 100000 65536\n"),
+            |node| node.write("proc/self/uid_map", "0 100000 65536\n"),
             "user namespace",
         ),
         (
-            |node| node.file("proc/self/status", "CapEff:\t00000000a80425fb\n"),
+            |node| node.write("proc/self/status", "CapEff:\t00000000a80425fb\n"),
             "MAC_ADMIN",
         ),
         (
-            |node| node.file("sys/module/apparmor/parameters/lock_policy", "Y\n"),
+            |node| node.write("sys/module/apparmor/parameters/lock_policy", "Y\n"),
             "locked",
         ),
         (
-            |node| fs::remove_file(node.0.join("security/apparmor/.remove")).unwrap(),
+            |node| fs::remove_file(node.0.at("security/apparmor/.load")).unwrap(),
+            ".load",
+        ),
+        (
+            |node| fs::remove_file(node.0.at("security/apparmor/.remove")).unwrap(),
             ".remove",
         ),
     ];
-    for (damage, words) in cases {
+    for (damage, word) in cases {
         let node = Node::new();
         damage(&node);
-        let text = refusal(&node);
-        assert!(text.contains(words) && !text.contains('\n'), "{text}");
+        let error = node.kernel().preflight().unwrap_err();
+        assert!(matches!(error, Error::Node(_)), "{error:?}");
+        let line = error.to_string();
+        assert!(line.contains(word) && !line.contains('\n'), "{line}");
+    }
+}
+
+#[test]
+fn the_kernels_own_mode_is_read() {
+    let node = Node::new();
+    assert!(!node.kernel().complains());
+    for (mode, complains) in [("enforce\n", false), ("complain\n", true)] {
+        node.write("sys/module/apparmor/parameters/mode", mode);
+        assert_eq!(node.kernel().complains(), complains);
     }
 }
 
@@ -124,12 +137,9 @@ fn the_list_is_read_as_the_kernel_prints_it() {
         ("custom.a//null-/bin/x (y)", Mode::Complain),
         ("custom.new", Mode::Unknown),
     ];
-    assert!(
-        listed(list.as_bytes())
-            .iter()
-            .map(|(name, mode)| (name.as_str(), *mode))
-            .eq(expected)
-    );
+    let found = listed(list.as_bytes());
+    let found = found.iter().map(|(name, mode)| (name.as_str(), *mode));
+    assert!(found.eq(expected));
 }
 
 #[test]
@@ -143,21 +153,20 @@ fn folders_are_named_as_the_kernel_names_them() {
 }
 
 #[test]
-fn contents_come_from_the_hash_else_from_the_bytes() {
+fn contents_come_from_the_hash_or_else_from_the_bytes() {
     let node = Node::new();
     let (digest, other) = (Digest::of(b"blob"), Digest::of(b"other"));
-    node.profile(
-        "custom.hash.0",
-        "custom.hash",
-        &[("raw_sha256", format!("{digest}\n").as_bytes())],
-    );
-    node.profile("custom.raw.1", "custom.raw", &[("raw_data", b"blob")]);
-    node.profile("custom.none.2", "custom.none", &[]);
-    node.profile("custom.two.3", "custom.two", &[("raw_data", b"blob")]);
-    node.profile("custom.two.4", "custom.two", &[("raw_data", b"blob")]);
-    // Encoded alike, named otherwise.
-    node.profile("custom.a_b.5", "custom.a b", &[("raw_data", b"other")]);
-    node.profile("custom.a_b.6", "custom.a_b", &[("raw_data", b"blob")]);
+    let hash = format!("{digest}\n");
+    // A hash is believed, whatever the bytes.
+    let files = [("raw_sha256", hash.as_bytes()), ("raw_data", b"?")];
+    node.show("custom.hash.0", "custom.hash", &files);
+    node.link_raw_data("custom.raw.1", "custom.raw", "7", b"blob");
+    node.show("custom.none.2", "custom.none", &[]);
+    node.link_raw_data("custom.two.3", "custom.two", "7", b"blob");
+    node.link_raw_data("custom.two.4", "custom.two", "7", b"blob");
+    // One spelling of two names.
+    node.link_raw_data("custom.a_b.5", "custom.a b", "8", b"other");
+    node.link_raw_data("custom.a_b.6", "custom.a_b", "7", b"blob");
     let names = BTreeSet::from([
         "custom.hash",
         "custom.raw",
@@ -166,62 +175,60 @@ fn contents_come_from_the_hash_else_from_the_bytes() {
         "custom.a_b",
         "custom.gone",
     ]);
-    let nothing = BTreeMap::new();
-    let contents = node.kernel().contents(&names, &nothing);
-    assert!(contents.learned.is_empty());
-    let digests = contents.digests;
-    let known: Vec<_> = digests.keys().map(String::as_str).collect();
+    let contents = node.kernel().contents(&names);
+    let known: Vec<_> = contents.keys().map(String::as_str).collect();
     assert_eq!(known, ["custom.a_b", "custom.hash", "custom.raw"]);
-    assert!(digests.values().all(|known| *known == digest));
-    node.profile("custom.raw.1", "custom.raw", &[("raw_data", b"other")]);
-    let contents = node.kernel().contents(&names, &nothing);
-    assert_eq!(contents.digests["custom.raw"], other);
+    assert!(contents.values().all(|known| *known == digest));
+    node.link_raw_data("custom.raw.1", "custom.raw", "9", b"other");
+    assert_eq!(node.kernel().contents(&names)["custom.raw"], other);
 }
 
+/// Of one blob with many profiles, the bytes are read once.
 #[test]
-fn a_sha1_stands_for_what_was_compared_and_for_nothing_else() {
+fn profiles_of_one_blob_share_one_reading() {
     let node = Node::new();
-    let (digest, other) = (Digest::of(b"blob"), Digest::of(b"other"));
-    let [first, second] = ["a", "b"].map(|digit| digit.repeat(40));
-    let load = |sha1: &str, blob: &[u8]| {
-        let sha1 = format!("{sha1}\n");
-        let files = [("raw_sha1", sha1.as_bytes()), ("raw_data", blob)];
-        node.profile("custom.a.1", "custom.a", &files);
-    };
-    let names = BTreeSet::from(["custom.a"]);
-    load(&first, b"blob");
-    let contents = node.kernel().contents(&names, &BTreeMap::new());
-    assert_eq!(contents.digests["custom.a"], digest);
-    assert_eq!(contents.learned.len(), 1);
-    let known = BTreeMap::from([(contents.learned[&digest].clone(), digest)]);
-    // The bytes are not read again: they could not be.
-    let raw_data = "security/apparmor/policy/profiles/custom.a.1/raw_data";
-    fs::remove_file(node.0.join(raw_data)).unwrap();
-    let contents = node.kernel().contents(&names, &known);
-    assert_eq!(contents.digests["custom.a"], digest);
-    assert!(contents.learned.is_empty());
-    load(&second, b"other");
-    let contents = node.kernel().contents(&names, &known);
-    assert_eq!(contents.digests["custom.a"], other);
-    for nonsense in ["", "a", &"g".repeat(40), &"a".repeat(41)] {
-        load(nonsense, b"blob");
-        let contents = node.kernel().contents(&names, &known);
-        assert_eq!(contents.digests["custom.a"], digest, "{nonsense}");
-        assert!(contents.learned.is_empty());
+    let names: Vec<String> = (0..50).map(|n| format!("custom.{n}")).collect();
+    for name in &names {
+        node.link_raw_data(&format!("{name}.0"), name, "7", &vec![7; 1 << 20]);
     }
+    let names = names.iter().map(String::as_str).collect();
+    let read = || {
+        let io = fs::read_to_string("/proc/thread-self/io").unwrap();
+        let line = io.lines().find_map(|line| line.strip_prefix("rchar: "));
+        line.unwrap().parse::<u64>().unwrap()
+    };
+    let before = read();
+    assert_eq!(node.kernel().contents(&names).len(), 50);
+    let read = read() - before;
+    assert!(read < 3 << 20, "{read} bytes");
 }
 
 #[test]
-fn the_features_digest_knows_names_and_contents() {
+fn another_load_of_other_contents_is_noticed() {
     let node = Node::new();
-    node.file("security/apparmor/features/a/b", "1\n");
-    let first = node.kernel().features().unwrap();
-    assert_eq!(node.kernel().features().unwrap(), first);
-    node.file("security/apparmor/features/a/b", "2\n");
-    let second = node.kernel().features().unwrap();
-    node.file("security/apparmor/features/a/c", "");
-    let third = node.kernel().features().unwrap();
-    assert!(first != second && second != third);
+    let names = BTreeSet::from(["custom.hash", "custom.raw", "custom.none"]);
+    let hash = |text: &[u8]| format!("{}\n", Digest::of(text));
+    let load = |blob: &[u8], id: &str| {
+        node.show(
+            "custom.hash.0",
+            "custom.hash",
+            &[("raw_sha256", hash(blob).as_bytes())],
+        );
+        node.link_raw_data("custom.raw.1", "custom.raw", id, blob);
+    };
+    load(b"blob", "7");
+    node.show("custom.none.2", "custom.none", &[]);
+    let kernel = node.kernel();
+    kernel.contents(&names);
+    assert!(names.iter().all(|name| kernel.is_as_seen(name)));
+    load(b"other", "8");
+    assert!(!kernel.is_as_seen("custom.hash") && !kernel.is_as_seen("custom.raw"));
+    // Where the kernel shows no contents, or nothing was seen, there is nothing to compare.
+    assert!(kernel.is_as_seen("custom.none") && kernel.is_as_seen("custom.unseen"));
+    kernel.contents(&names);
+    assert!(names.iter().all(|name| kernel.is_as_seen(name)));
+    fs::remove_dir_all(node.0.at("security/apparmor/policy/profiles/custom.hash.0")).unwrap();
+    assert!(!kernel.is_as_seen("custom.hash"));
 }
 
 #[test]
@@ -229,19 +236,36 @@ fn revision_and_boot_are_read() {
     let node = Node::new();
     assert_eq!(node.kernel().revision(), None);
     assert!(node.kernel().boot_id().is_err());
-    node.file("security/apparmor/revision", "42\n");
-    node.file("proc/sys/kernel/random/boot_id", "abc\n");
+    node.write("security/apparmor/revision", "42\n");
+    node.write("proc/sys/kernel/random/boot_id", "abc\n");
     assert_eq!(node.kernel().revision(), Some(42));
     assert_eq!(node.kernel().boot_id().unwrap(), "abc");
+    node.write("proc/sys/kernel/random/boot_id", "\n");
+    assert!(node.kernel().boot_id().is_err());
+}
+
+/// Before the first policy, the kernel's file has nothing to read, and a reader would wait for it.
+#[test]
+fn a_revision_is_not_waited_for() {
+    let node = Node::new();
+    node.0.fifo("security/apparmor/revision");
+    let _writer = fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(node.0.at("security/apparmor/revision"))
+        .unwrap();
+    assert_eq!(node.kernel().revision(), None);
 }
 
 #[test]
-fn one_write_from_the_start_and_nothing_cut_off() {
+fn each_write_is_one_from_the_start_and_cuts_nothing_off() {
     let node = Node::new();
-    node.file("security/apparmor/.replace", "0123456789");
+    let file = |file| node.0.at("security/apparmor").join(file);
+    fs::write(file(".replace"), "0123456789").unwrap();
     node.kernel().replace(b"blob").unwrap();
+    node.kernel().load(b"new").unwrap();
     node.kernel().remove("custom.a").unwrap();
-    let written = |file| fs::read(node.0.join("security/apparmor").join(file)).unwrap();
-    assert_eq!(written(".replace"), b"blob456789");
-    assert_eq!(written(".remove"), b"custom.a");
+    let written = [".replace", ".load", ".remove"].map(|name| fs::read(file(name)).unwrap());
+    let expected: [&[u8]; 3] = [b"blob456789", b"new", b"custom.a"];
+    assert_eq!(written, expected);
 }

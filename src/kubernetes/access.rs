@@ -139,3 +139,52 @@ fn contents(file: &Path) -> Result<Vec<u8>, Error> {
         unusable(file, &format!("cannot be read: {error}{hint}"))
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pods_server_is_a_url_for_either_address_family() {
+        assert_eq!(server_of_pod("10.0.0.1", None), "https://10.0.0.1:443");
+        let expected = "https://[fd00::1]:6443";
+        assert_eq!(server_of_pod("fd00::1", Some("6443")), expected);
+    }
+
+    /// The token is sent over TLS, or stays on this machine.
+    #[test]
+    fn a_server_is_reached_by_tls_or_on_this_machine() {
+        for server in [
+            "https://10.0.0.1",
+            "https://[fd00::1]:6443",
+            "https://api.example.com:6443/prefix",
+        ] {
+            assert!(is_encrypted(server).unwrap(), "{server}");
+        }
+        for server in [
+            "http://127.0.0.1:8080",
+            "http://[::1]",
+            "http://localhost/x",
+        ] {
+            assert!(!is_encrypted(server).unwrap(), "{server}");
+        }
+        for server in [
+            "",
+            "https://",
+            "https:///x",
+            "https://:443",
+            "https://user@host",
+            "https://host?x",
+            "https://host#x",
+            "https://a b",
+            "http://10.0.0.1",
+            "http://127.0.0.1.example.com",
+            "http://localhost@example.com",
+            "ftp://host",
+            "host",
+        ] {
+            let error = is_encrypted(server).unwrap_err();
+            assert!(matches!(error, Error::Usage(_)), "{error}");
+        }
+    }
+}

@@ -326,3 +326,36 @@ fn backoff(tries: u32) -> Duration {
     let chance = RandomState::new().hash_one(tries) % 1000;
     pause / 2 + pause.mul_f64(f64::from(u32::try_from(chance).unwrap_or(0)) / 1000.0)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reserved_characters_are_encoded() {
+        for (plain, expected) in [
+            (
+                "app=web,tier in (a,b)",
+                "app%3Dweb%2Ctier%20in%20%28a%2Cb%29",
+            ),
+            ("a-._~Z9", "a-._~Z9"),
+            ("ü/%&+", "%C3%BC%2F%25%26%2B"),
+        ] {
+            assert_eq!(encoded(plain), expected);
+        }
+    }
+
+    #[test]
+    fn pauses_grow_to_a_limit_and_differ() {
+        for (tries, pause) in [(0, 250), (1, 500), (4, 4000), (5, 4000), (u32::MAX, 4000)] {
+            let pause = Duration::from_millis(pause);
+            let range = pause / 2..pause + pause / 2;
+            let pauses: Vec<Duration> = (0..50).map(|_| backoff(tries)).collect();
+            assert!(
+                pauses.iter().all(|pause| range.contains(pause)),
+                "{pauses:?}"
+            );
+            assert!(pauses.iter().any(|pause| *pause != pauses[0]), "{pauses:?}");
+        }
+    }
+}

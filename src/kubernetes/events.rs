@@ -88,3 +88,109 @@ fn event(subject: &Subject<'_>, outcome: &Outcome, now: Time) -> Value {
 fn cut(text: &str, bytes: usize) -> &str {
     &text[..text.floor_char_boundary(bytes)]
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kubernetes::is_dns;
+
+    const NOW: Time = Time(1_800_000_007);
+
+    fn document(outcome: &Outcome) -> Value {
+        let subject = Subject {
+            node: "node-1",
+            instance: &"i".repeat(200),
+            set: "default",
+        };
+        event(&subject, outcome, NOW)
+    }
+
+    fn fields(outcome: &Outcome) -> [String; 3] {
+        let event = document(outcome);
+        ["reason", "type", "note"].map(|field| event[field].as_str().unwrap().to_owned())
+    }
+
+    #[test]
+    fn an_event_is_as_the_api_wants_it() {
+        let long = "ä".repeat(2000);
+        let event = document(&Outcome::new("custom.a", Kind::Refused, &*long));
+        let expected = json!({
+            "apiVersion": "events.k8s.io/v1",
+            "kind": "Event",
+            "metadata": event["metadata"],
+            "eventTime": "2027-01-15T08:00:07.000000Z",
+            "type": "Warning",
+            "reason": "ProfileRefused",
+            "action": "Reconcile",
+            "note": event["note"],
+            "regarding": {"apiVersion": "v1", "kind": "Node", "name": "node-1", "uid": "node-1"},
+            "reportingController": "armorer",
+            "reportingInstance": "i".repeat(128),
+        });
+        assert_eq!(event, expected);
+        let note = event["note"].as_str().unwrap();
+        assert!(
+            note.len() <= 1024 && note.starts_with("custom.a: ää"),
+            "{note}"
+        );
+        let name = event["metadata"]["name"].as_str().unwrap();
+        assert!(
+            is_dns(name) && name.starts_with("node-1.armorer-"),
+            "{name}"
+        );
+        assert_eq!(event["metadata"]["namespace"], "default");
+    }
+
+    #[test]
+    fn each_outcome_has_reason_and_type() {
+        let mut repair = Outcome::new("custom.a", Kind::Load, "unloaded");
+        repair.repair = true;
+        for (outcome, expected) in [
+            (
+                Outcome::new("custom.a", Kind::Load, "new"),
+                ["ProfileLoad", "Normal", "custom.a: new"],
+            ),
+            (
+                Outcome::new("custom.a", Kind::Blocked, "hidepid"),
+                ["ProfileBlocked", "Warning", "custom.a: hidepid"],
+            ),
+            (repair, ["ProfileRepaired", "Warning", "custom.a: unloaded"]),
+            (
+                Outcome::new("", Kind::Failed, "no source"),
+                ["PassFailed", "Warning", "no source"],
+            ),
+            (
+                Outcome::new("", Kind::Load, "15 more"),
+                ["MoreOutcomes", "Normal", "15 more"],
+            ),
+        ] {
+            assert_eq!(fields(&outcome), expected);
+        }
+    }
+
+    /// A try whose answer was lost creates no second event; another pass does.
+    #[test]
+    fn an_event_has_one_name_and_another_event_another() {
+        let name = |profile: &str, kind, message: &str, set, now| {
+            let subject = Subject {
+                node: "node-1",
+                instance: "pod",
+                set,
+            };
+            let outcome = Outcome::new(profile, kind, message);
+            event(&subject, &outcome, now)["metadata"]["name"].to_string()
+        };
+        let load = Kind::Load;
+        let first = name("custom.a", load, "new", "default", NOW);
+        assert_eq!(name("custom.a", load, "new", "default", NOW), first);
+        for other in [
+            name("custom.b", load, "new", "default", NOW),
+            name("custom.a", Kind::Replace, "new", "default", NOW),
+            name("custom.a", load, "changed", "default", NOW),
+            name("custom.a", load, "new", "web", NOW),
+            name("custom.a", load, "new", "default", Time(NOW.0 + 1)),
+        ] {
+            assert_ne!(other, first);
+        }
+    }
+}

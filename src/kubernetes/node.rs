@@ -119,3 +119,42 @@ pub(crate) fn label(client: &Client, node: &str, set: &str, labels: &Labels) -> 
     let answer: Object = client.write(&path, (&Method::PATCH, MERGE_PATCH, &patch))?;
     Ok(answer.metadata.uid)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_as_kubernetes_has_them() {
+        for key in ["a", "starting", "example.com/armorer-Starting_1.0"] {
+            assert!(is_key(key), "{key}");
+        }
+        let long = "a".repeat(64);
+        for wrong in [
+            "", "/", "a/", "/a", "a/b/c", "-a", "a-", "a b", "a=b", "A.com/a", &long,
+        ] {
+            assert!(!is_key(wrong), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn only_the_taints_with_the_key_go_and_only_if_nothing_moved() {
+        let taint = |key, effect| json!({"key": key, "effect": effect});
+        let taints = [
+            taint("a", "NoSchedule"),
+            taint("ours", "NoSchedule"),
+            taint("b", "NoExecute"),
+            taint("ours", "NoExecute"),
+        ];
+        let expected = json!([
+            {"op": "test", "path": "/metadata/uid", "value": "u"},
+            {"op": "test", "path": "/spec/taints/1", "value": taints[1]},
+            {"op": "test", "path": "/spec/taints/3", "value": taints[3]},
+            {"op": "remove", "path": "/spec/taints/3"},
+            {"op": "remove", "path": "/spec/taints/1"},
+        ]);
+        assert_eq!(untaint("u", &taints, "ours"), Some(expected));
+        assert_eq!(untaint("u", &taints, "our"), None);
+        assert_eq!(untaint("u", &[], "ours"), None);
+    }
+}

@@ -17,6 +17,7 @@ impl Pass<'_> {
             let loaded = self.observed.loaded.contains_key(&member.name);
             let owned = &mut self.session.set_mut().owned;
             if let Some(owned) = owned.get_mut(&member.name).filter(|_| loaded) {
+                owned.profile = candidate.name.clone();
                 owned.pending = Some(Pending::Replace(policy));
             } else {
                 let mut new = Owned::new(candidate.name.clone(), policy);

@@ -283,3 +283,6 @@ pub(crate) fn remove(place: &Place, removal: Removal, options: &Options) -> Resu
         )
     })
 }
+
+#[cfg(test)]
+mod tests;

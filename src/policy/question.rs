@@ -90,8 +90,11 @@ impl Question {
             ["userns"] => (NAMESPACE, vec![NAMESPACE], 8),
             words => {
                 let form = nearest(words.first().unwrap_or(&""), FORMS.split(';'));
-                let (form, words) = (form.unwrap_or(FORMS), quoted(&words.join(" ")));
-                return Err(format!("unknown question {words}: is `{form}` meant?"));
+                let words = quoted(&words.join(" "));
+                return Err(match form {
+                    Some(form) => format!("unknown question {words}: is `{form}` meant?"),
+                    None => format!("unknown question {words}: ask one of {FORMS}"),
+                });
             }
         };
         if class == FILE && !key.starts_with(b"/") || class != FILE && owner {

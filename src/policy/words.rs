@@ -32,12 +32,15 @@ pub(super) const FORMS: &str = "read PATH;write PATH;append PATH;exec PATH;creat
 /// The place of `word` among `words`.
 ///
 /// # Errors
-/// The nearest of them.
+/// The nearest of them, or all.
 pub(super) fn number(words: &str, word: &str) -> Result<u8, String> {
     let mut places = (0..).zip(words.split(' '));
     let place = places.find(|(_, known)| *known == word);
     place.map(|(place, _)| place).ok_or_else(|| {
-        let near = nearest(word, words.split(' ')).unwrap_or(words);
-        format!("unknown word {}: is {near} meant?", quoted(word))
+        let shown = quoted(word);
+        match nearest(word, words.split(' ')) {
+            Some(near) => format!("unknown word {shown}: is {near} meant?"),
+            None => format!("unknown word {shown}: give one of {words}"),
+        }
     })
 }

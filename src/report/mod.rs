@@ -203,3 +203,6 @@ pub(crate) fn names(set: &Set) -> BTreeSet<&str> {
     names.extend(set.owned.keys().filter(alone).map(String::as_str));
     names
 }
+
+#[cfg(test)]
+mod tests;

@@ -134,3 +134,101 @@ impl Status {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::tests::report;
+    use crate::state::Set;
+
+    fn stamp(second: u64) -> Stamp {
+        Stamp {
+            at: Time(1_000_000 + second),
+            uptime: second,
+        }
+    }
+
+    fn pass(previous: Status, second: u64, boot: &str, exit: Exit) -> Status {
+        let result = match exit {
+            Exit::CouldNotRun => Err(Error::Source("gone".into())),
+            exit => Ok(Report {
+                exit,
+                ..report(Vec::new(), Set::default())
+            }),
+        };
+        let took = Duration::from_millis(7);
+        let mut status = previous;
+        status.enter_boot(boot);
+        status.end_pass(stamp(second), took, true, &result);
+        status
+    }
+
+    #[test]
+    fn the_last_converged_pass_is_remembered_across_failures_and_boots() {
+        let first = pass(Status::default(), 1, "a", Exit::Incomplete);
+        assert_eq!(first.last_converged, None);
+        let second = pass(first, 2, "a", Exit::Converged);
+        let third = pass(second, 3, "a", Exit::CouldNotRun);
+        assert_eq!(third.last_converged, Some(stamp(2).at));
+        let LastPass {
+            exit,
+            ready,
+            clean,
+            milliseconds,
+            summary,
+            ..
+        } = &third.last_pass;
+        assert_eq!((*exit, *milliseconds, summary.as_str()), (3, 7, "gone"));
+        assert!(!ready && !clean);
+        let fourth = pass(third, 4, "b", Exit::Incomplete);
+        assert_eq!(fourth.last_converged, Some(stamp(2).at));
+    }
+
+    #[test]
+    fn counts_belong_to_their_boot() {
+        let mut last = pass(Status::default(), 1, "a", Exit::Converged);
+        for (second, exit) in (2..).zip([Exit::Incomplete, Exit::CouldNotRun, Exit::CouldNotRun]) {
+            last = pass(last, second, "a", exit);
+        }
+        let Passes {
+            converged,
+            incomplete,
+            failed,
+        } = last.passes;
+        assert_eq!((converged, incomplete, failed), (1, 1, 2));
+        last.logged = 5;
+        last.loop_id = Some("loop".into());
+        last.node.uid = "u".into();
+        last.processes = Some(Processes {
+            counted: stamp(9),
+            by_profile: BTreeMap::from([("custom.a".into(), 3)]),
+        });
+        let next = pass(last.clone(), 10, "a", Exit::Converged);
+        let carried = |status: &Status| {
+            let Status {
+                processes,
+                node,
+                logged,
+                loop_id,
+                ..
+            } = status.clone();
+            (processes, node, logged, loop_id)
+        };
+        assert_eq!(carried(&next), carried(&last));
+        let booted = pass(next, 0, "b", Exit::Converged);
+        assert_eq!(carried(&booted), (None, Memo::default(), 0, None));
+        assert_eq!(booted.passes.converged, 1);
+    }
+
+    #[test]
+    fn a_status_is_read_as_it_was_written_and_a_damaged_one_is_none() {
+        let folder = crate::tests::Folder::new();
+        let path = folder.at("status.json");
+        assert_eq!(Status::read(&path), None);
+        let status = pass(Status::default(), 1, "a", Exit::Converged);
+        status.write(&path);
+        assert_eq!(Status::read(&path), Some(status));
+        folder.write("status.json", "{");
+        assert_eq!(Status::read(&path), None);
+    }
+}

@@ -157,3 +157,6 @@ fn text(bytes: Vec<u8>, limit: u64) -> Text {
     let line = format!("byte {at} {problem}: a profile is UTF-8 text");
     Err(Refusal::new("text", line))
 }
+
+#[cfg(test)]
+mod tests;
