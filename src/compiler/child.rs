@@ -1,7 +1,7 @@
 //! The cage: what a compiler gives up before it is executed.
 
 use std::fs;
-use std::io::{self, ErrorKind};
+use std::io::{self, ErrorKind, Write as _};
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
 
@@ -36,7 +36,7 @@ type Error = Box<dyn std::error::Error>;
 /// read besides itself and its libraries.
 pub(crate) fn child(args: &[String]) -> ExitCode {
     let Err(error) = become_compiler(args);
-    eprintln!("{PREFIX}{error}");
+    let _ = writeln!(io::stderr(), "{PREFIX}{error}");
     ExitCode::from(u8::try_from(NOT_STARTED).unwrap_or(u8::MAX))
 }
 
@@ -71,7 +71,7 @@ fn become_compiler(args: &[String]) -> Result<std::convert::Infallible, Error> {
     if process::getppid() != Pid::from_raw(parent.parse()?) {
         return Err("the pass is over".into());
     }
-    eprintln!("{CAGE}{cage}");
+    writeln!(io::stderr(), "{CAGE}{cage}")?;
     let error = Command::new(program).args(arguments).env_clear().exec();
     let hint = match error.kind() {
         ErrorKind::PermissionDenied => " (a program with its libraries, not a script)",

@@ -72,7 +72,7 @@ fn read(log: &str) -> Value {
 
 #[track_caller]
 fn read_of(name: &str, log: &str) -> Value {
-    let mut armorer = Command::new(std::env::var("ARMORER_BIN").unwrap())
+    let mut armorer = Command::new(std::env::var("TESTED_BINARY").unwrap())
         .args(["denials", "--output", "json", "--profile", name])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -292,6 +292,25 @@ fn the_kernel_says_when_it_prints_no_more() {
 }
 
 /// Three denials: in the kernel's log and the journal, and then, once auditd runs, in its log alone.
+/// What auditd logs of `deed` in this format.
+fn audit_log(format: &str, deed: &dyn Fn()) -> String {
+    let _ = fs::remove_file("/var/log/audit/audit.log");
+    sh(&format!(
+        "sed -i 's/^log_format.*/log_format = {format}/' /etc/audit/auditd.conf"
+    ));
+    let mut auditd = Command::new("auditd")
+        .arg("-n")
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    sleep(Duration::from_secs(3));
+    deed();
+    let log = fs::read_to_string("/var/log/audit/audit.log").unwrap();
+    sh(&format!("kill {}", auditd.id()));
+    auditd.wait().unwrap();
+    log
+}
+
 #[test]
 fn every_log_of_the_node_says_the_same() {
     let _log = alone();
@@ -350,20 +369,7 @@ fn every_log_of_the_node_says_the_same() {
     journald.wait().unwrap();
 
     for format in ["RAW", "ENRICHED"] {
-        let _ = fs::remove_file("/var/log/audit/audit.log");
-        sh(&format!(
-            "sed -i 's/^log_format.*/log_format = {format}/' /etc/audit/auditd.conf"
-        ));
-        let mut auditd = Command::new("auditd")
-            .arg("-n")
-            .stdout(Stdio::null())
-            .spawn()
-            .unwrap();
-        sleep(Duration::from_secs(3));
-        deny();
-        let audit = said(&fs::read_to_string("/var/log/audit/audit.log").unwrap());
-        sh(&format!("kill {}", auditd.id()));
-        auditd.wait().unwrap();
+        let audit = said(&audit_log(format, &deny));
         assert_eq!(audit.0, kernel.0, "{format}");
     }
 }

@@ -264,22 +264,14 @@ fn question(random: &mut Random, paths: &[String]) -> (String, String) {
         6 | 7 | PROGRAM => file("exec", path),
         9 => {
             // What one creates is one's own.
-            let path = format!(
-                "{}/{}",
-                random.one(&FOLDERS),
-                random.one(&["z", "xz", ".z", "z.z"])
-            );
+            let path = new_path(random);
             (format!("create {path}"), format!("owner create {path}"))
         }
         10 => file("delete", path),
         11 => file("lock", path),
         12 => file("mmap", path),
         13 => {
-            let name = format!(
-                "{}/{}",
-                random.one(&FOLDERS),
-                random.one(&["z", "xz", ".z", "z.z"])
-            );
+            let name = new_path(random);
             (
                 format!("link {name} {path}"),
                 format!("{owner}link {name} {path}"),
@@ -307,6 +299,11 @@ fn question(random: &mut Random, paths: &[String]) -> (String, String) {
             same(format!("ptrace {access} {}", random.one(&PEERS)))
         }
     }
+}
+
+fn new_path(random: &mut Random) -> String {
+    let (folder, name) = (random.one(&FOLDERS), random.one(&["z", "xz", ".z", "z.z"]));
+    format!("{folder}/{name}")
 }
 
 fn same(question: String) -> (String, String) {

@@ -51,7 +51,7 @@ fn each_line_has_sign_kind_profile_and_reason_and_the_total_counts_them() {
             None => line.to_owned(),
         });
     assert_snapshot!(lines.collect::<Vec<_>>().join("\n"), @r#"
-    ✗ refused   custom.bad: line 3: syntax error, unexpected TOK_CLOSE, expecting TOK_MODE
+    ✗ refused   custom.bad: line 2: there is no rule bogus
     ~ replace   custom.changed: changed
     … deferred  custom.deferred: in use by 1 process (77 sh)
     - remove    custom.gone: unwanted for TIME and unused
@@ -132,7 +132,7 @@ fn a_standing_problem_is_in_the_next_plan_too() {
         node.reconcile(&["--output", "text"]),
     ] {
         let run = run.assert(1);
-        run.line(&["✗ refused", "custom.bad", "line 3"]);
+        run.line(&["✗ refused", "custom.bad", "line 2"]);
         run.line(&["! conflict", "custom.theirs", "--adopt"]);
         assert!(run.stdout().ends_with("\n1 conflict, 1 refused\n"), "{run}");
     }

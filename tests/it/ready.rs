@@ -195,7 +195,7 @@ fn the_status_shows_each_profile_its_state_and_the_problems() {
         .stdout()
         .lines()
         .filter(|line| !line.contains("Landlock"));
-    let text: Vec<String> = lines.map(|line| without_ages(line)).collect();
+    let text: Vec<String> = lines.map(without_ages).collect();
     assert_snapshot!(text.join("\n"), @r#"
     node-1: last pass AGE ago, not converged: 2 profiles in force; 1 deferred, 1 conflict, 1 refused; problems: custom.bad refused, custom.theirs conflict
     PROFILE        SET      MODE     PROCESSES  CHANGED  STATE
@@ -204,7 +204,7 @@ fn the_status_shows_each_profile_its_state_and_the_problems() {
     custom.busy    default  enforce  1          AGE       deferred
     custom.gone    default  -        -          AGE       missing
     custom.theirs  default  enforce  0          -        conflict
-    custom.bad: line 3: syntax error, unexpected TOK_CLOSE, expecting TOK_MODE
+    custom.bad: line 2: there is no rule bogus
     custom.theirs is loaded by another program with other contents: rename yours, or take it over with --adopt 'custom.theirs'
     "#);
     let document = node.run(&["status", "--output", "json"]).assert(1).json();

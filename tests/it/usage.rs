@@ -27,6 +27,12 @@ fn help_names_commands_sources_and_exit_codes() {
       status                  Show each profile, what the kernel holds, and how
                               many processes it confines
       check                   Validate profiles without a kernel
+      can                     Tell whether a profile allows an access, by its
+                              compiled policy
+      denials                 Show denials in kernel and audit logs, and the rules
+                              that would allow them
+      features                Print the features of this node's kernel, for check
+                              --features
       restore                 At boot: load the last good policies, without source,
                               network or compiler
       remove                  Remove profiles that the set owns and no process uses
@@ -68,7 +74,7 @@ fn the_help_of_a_command_names_each_option_with_default_and_variable() {
 
     Places:
       --root DIR              re-base state, copies, metrics, securityfs and proc
-                              below this folder
+                              below this folder [/]
                               ARMORER_ROOT
       --state-dir DIR         where state and stored policies are
                               [/var/lib/armorer]
@@ -80,45 +86,13 @@ fn the_help_of_a_command_names_each_option_with_default_and_variable() {
       --set NAME              the set of profiles; sets never touch each other's
                               [default]
                               ARMORER_SET
-      --log-format FORMAT     the log on stderr as text or json; RUST_LOG sets its
-                              level [text]
+      --log-format text|json  the log on stderr; RUST_LOG sets its level [text]
                               ARMORER_LOG_FORMAT
     "#);
-    assert_snapshot!(run(&["wait", "-h"]).assert(0).stdout(), @r#"
-    The gate: wait until every named profile is loaded.
-
-    Usage: armorer wait [OPTION...] NAME...
-
-    Wait:
-      --from WHERE            self asks the kernel without any right, kernel reads
-                              securityfs [self]
-                              ARMORER_FROM
-      --mode MODE             the mode that each profile must be in, such as
-                              enforce (with --from kernel)
-                              ARMORER_MODE
-      --timeout TIME          how long to wait [5m]
-                              ARMORER_TIMEOUT
-      --interval TIME         how often to ask [5s; with --from kernel 1s]
-                              ARMORER_INTERVAL
-
-    Places:
-      --root DIR              re-base state, copies, metrics, securityfs and proc
-                              below this folder
-                              ARMORER_ROOT
-      --state-dir DIR         where state and stored policies are
-                              [/var/lib/armorer]
-                              ARMORER_STATE_DIR
-      --securityfs DIR        where securityfs is mounted [/sys/kernel/security]
-                              ARMORER_SECURITYFS
-      --proc DIR              where the host's proc is mounted [/proc]
-                              ARMORER_PROC
-      --set NAME              the set of profiles; sets never touch each other's
-                              [default]
-                              ARMORER_SET
-      --log-format FORMAT     the log on stderr as text or json; RUST_LOG sets its
-                              level [text]
-                              ARMORER_LOG_FORMAT
-    "#);
+    let help = run(&["wait", "-h"]).assert(0);
+    assert_eq!(run(&["help", "wait"]).stdout(), help.stdout());
+    help.line(&["--from self|kernel"]);
+    help.line(&["how often to ask", "[5s; with --from kernel 1s]"]);
     for (command, options) in [
         (
             "reconcile",

@@ -1,4 +1,4 @@
-//! One word for each outcome, in text, JSON, log, metrics and README.
+//! One word for each outcome, in text, JSON, log, metrics and the reference.
 
 use std::collections::BTreeSet;
 
@@ -102,19 +102,19 @@ fn text_json_log_and_metrics_use_the_same_words() {
     }
 }
 
-/// The README's list of the kinds that a plan prints.
+/// The reference's list of the kinds that a plan prints.
 #[test]
-fn the_readme_lists_each_kind_with_its_sign() {
-    let readme = include_str!("../../README.md");
-    let start = readme
+fn the_reference_lists_each_kind_with_its_sign() {
+    let page = include_str!("../../docs/reference.md");
+    let start = page
         .find("A line of a plan begins with")
-        .expect("README names the kinds of outcomes");
-    let list = readme[start..].split("\n\n").next().unwrap();
+        .expect("the reference names the kinds of outcomes");
+    let list = page[start..].split("\n\n").next().unwrap();
     let listed: BTreeSet<(String, char)> = list
         .split('`')
         .skip(1)
         .step_by(2)
-        .flat_map(|words| kinds(words))
+        .flat_map(kinds)
         .collect();
     assert_eq!(
         listed,

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::folder::Native;
-use crate::sweep::{InForce, Node as _, all, chosen, faults, kills, state_reads};
+use crate::sweep::{InForce, Node as _, chosen, faults, kills, state_reads};
 use crate::trace::{At, Deed, Trace};
 
 /// What an undisturbed `restore` brings, and the pass after it.
@@ -33,7 +33,7 @@ fn a_restore_disturbed_at_each_call_is_finished_by_the_next_or_by_a_pass() {
         files: native.files(),
     };
     let kills = chosen(&restore.calls, kills(&restore.calls), 25);
-    let faults = faults(&restore.calls, !all());
+    let faults = faults(&restore.calls);
     let loads = restore.calls.iter().filter(|call| call.writes()).count();
     assert!(loads >= 5, "it makes {loads} writing calls");
     let mut wrong = Vec::new();

@@ -2,9 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Instant;
+use std::sync::{Mutex, OnceLock};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use crate::trace::{At, By, Call, Deed, Trace};
 
@@ -344,7 +344,7 @@ fn table(title: &str, outcomes: &[Outcome], seconds: u64) {
     }
 }
 
-static ALL: std::sync::OnceLock<String> = std::sync::OnceLock::new();
+static ALL: OnceLock<String> = OnceLock::new();
 
 /// A kill at each call.
 pub(crate) fn kills(calls: &[Call]) -> Vec<(At, String)> {
@@ -391,9 +391,9 @@ pub(crate) fn kills_at_writes(calls: &[Call]) -> Vec<(At, String)> {
     points.collect()
 }
 
-/// Each call that writes, failing in each way that a disk has, and interrupted; or with `few` in
-/// one of these ways, each in its turn.
-pub(crate) fn faults(calls: &[Call], few: bool) -> Vec<(At, String)> {
+/// Each call that writes, failing in each way that a disk has, and interrupted; unless all is asked
+/// for in one of these ways, another each day.
+pub(crate) fn faults(calls: &[Call]) -> Vec<(At, String)> {
     const ERRORS: [(&str, i32); 5] = [
         ("ENOSPC", 28),
         ("EIO", 5),
@@ -405,7 +405,7 @@ pub(crate) fn faults(calls: &[Call], few: bool) -> Vec<(At, String)> {
         .into_iter()
         .enumerate()
         .flat_map(|(n, (number, call))| {
-            let mine = move |way: &usize| !few || n % ERRORS.len() == *way;
+            let mine = move |way: &usize| all() || (n + day()) % ERRORS.len() == *way;
             (0..ERRORS.len()).filter(mine).map(move |way| {
                 let (word, errno) = ERRORS[way];
                 let (process, by, deed) = (call.process, By::Writes, Deed::Fail(errno));
@@ -426,9 +426,22 @@ pub(crate) fn all() -> bool {
     std::env::var_os("KILL_ALL").is_some()
 }
 
+/// The number of a day, `KILL_DAY` or today: of what is not tried each time, each day has another share.
+pub(crate) fn day() -> usize {
+    static DAY: OnceLock<usize> = OnceLock::new();
+    *DAY.get_or_init(|| {
+        let given = std::env::var("KILL_DAY").ok();
+        let given = given.map(|day| day.parse().expect("KILL_DAY is a number"));
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+        let day = given.unwrap_or(usize::try_from(now.as_secs() / 86_400).unwrap());
+        println!("\nKILL_DAY={day} repeats this share of the points; KILL_ALL=1 tries all");
+        day
+    })
+}
+
 /// Of `points`, one for each of `calls`, those that are tried: all if asked for. Otherwise each
 /// writing call and the one after it, which is every state of disk and kernel that a kill can
-/// leave, and one of `one_of` others.
+/// leave, and one of `one_of` others, another each day.
 pub(crate) fn chosen(
     calls: &[Call],
     points: Vec<(At, String)>,
@@ -446,7 +459,7 @@ pub(crate) fn chosen(
         all()
             || call.writes()
             || after.contains(&(at.process, at.number))
-            || at.number % one_of == 0
+            || (at.number + day()).is_multiple_of(one_of)
     });
     let chosen: Vec<_> = chosen.map(|(point, _)| point).collect();
     println!(

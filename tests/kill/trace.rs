@@ -70,13 +70,13 @@ pub(crate) struct Kernel<'a> {
 /// Runs `program` to its end, with an empty environment but for PATH.
 pub(crate) fn run(program: &[String], kernel: Option<&Kernel>, at: Option<At>) -> Trace {
     static NEXT: AtomicUsize = AtomicUsize::new(0);
-    let log = std::env::temp_dir().join(format!(
+    let list = std::env::temp_dir().join(format!(
         "armorer-kill-{}-{}.log",
         std::process::id(),
         NEXT.fetch_add(1, Ordering::Relaxed)
     ));
     let mut command = Command::new(named("KILL_TRACER"));
-    command.arg(&log);
+    command.arg(&list);
     command.arg(kernel.map_or(Path::new("-"), |kernel| &kernel.folder));
     if let Some(at) = at {
         let number = match at.by {
@@ -111,8 +111,8 @@ pub(crate) fn run(program: &[String], kernel: Option<&Kernel>, at: Option<At>) -
     let ended =
         ended.unwrap_or_else(|| panic!("the program did not end within ten minutes: {log}"));
     assert_ne!(ended, 125, "the tracer failed: {log}");
-    let lines = fs::read_to_string(&log).unwrap();
-    fs::remove_file(&log).unwrap();
+    let lines = fs::read_to_string(&list).unwrap();
+    fs::remove_file(&list).unwrap();
     let calls = lines.lines().map(call).collect();
     Trace { ended, calls, log }
 }

@@ -87,7 +87,7 @@ impl Cluster {
     }
 
     /// Puts an object there.
-    pub(crate) fn put(&self, plural: &str, object: Value) {
+    pub(crate) fn put(&self, plural: &str, object: &Value) {
         self.ask(&json!({"do": "put", "objects": [{"plural": plural, "object": object}]}));
     }
 
@@ -100,7 +100,7 @@ impl Cluster {
     /// Has the `ConfigMap` armorer-profiles hold a profile for each of `names`.
     pub(crate) fn publish(&self, names: &[&str]) {
         let texts = names.iter().map(|name| ((*name).to_owned(), profile(name)));
-        self.put("configmaps", map("armorer-profiles", texts.collect()));
+        self.put("configmaps", &map("armorer-profiles", texts.collect()));
     }
 
     /// The requests since the last question for them, as the server saw them.
@@ -167,6 +167,10 @@ impl Cluster {
 
 /// A `ConfigMap` of the namespace armorer.
 pub(crate) fn map(name: &str, data: BTreeMap<String, String>) -> Value {
+    let data: serde_json::Map<_, _> = data
+        .into_iter()
+        .map(|(key, text)| (key, text.into()))
+        .collect();
     let labels = json!({"app": "profiles"});
     let metadata = json!({"name": name, "namespace": "armorer", "labels": labels});
     json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": data})

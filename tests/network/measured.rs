@@ -38,7 +38,7 @@ fn a_pass_costs_one_small_request_for_each_source() {
         let mut map = map("armorer-profiles", data.clone());
         map["metadata"]["creationTimestamp"] = json!("2026-01-01T00:00:00Z");
         map["metadata"]["managedFields"] = managed.clone();
-        cluster.put("configmaps", map);
+        cluster.put("configmaps", &map);
     };
     put(&data);
     for (name, text) in &data {
@@ -67,7 +67,7 @@ fn a_pass_costs_one_small_request_for_each_source() {
     for n in 0..200 {
         let name = format!("custom.{n}");
         let data = BTreeMap::from([(name.clone(), text(&name))]);
-        cluster.put("configmaps", map(&format!("map-{n:03}"), data));
+        cluster.put("configmaps", &map(&format!("map-{n:03}"), data));
         cluster.node.load(&name, &text(&name));
     }
     let url = cluster.url();

@@ -20,7 +20,7 @@ fn put_node(cluster: &Cluster, taints: &[Value]) {
         "metadata": {"name": NODE, "uid": "uid-of-node-1", "labels": {"a": "b"}},
         "spec": {"podCIDR": "10.0.0.0/24", "taints": taints},
     });
-    cluster.put("nodes", node);
+    cluster.put("nodes", &node);
 }
 
 fn taints(cluster: &Cluster) -> Value {
@@ -60,7 +60,7 @@ fn only_our_taint_goes_and_only_once() {
 fn another_taint_that_comes_meanwhile_is_not_lost() {
     let cluster = Cluster::settled(&["custom.a"]);
     let [other, ours] = [taint("other", "NoExecute"), taint(KEY, "NoSchedule")];
-    put_node(&cluster, &[ours.clone()]);
+    put_node(&cluster, std::slice::from_ref(&ours));
     // Between our look and our change, another taint comes before ours.
     let race = json!({"spec": {"taints": [other, ours]}});
     cluster.ask(&json!({"do": "set", "races": [race]}));
@@ -94,7 +94,7 @@ fn a_node_whose_compiler_cannot_run_keeps_its_taint() {
     let killed = deeds("custom.a", &["signal 9"]);
     cluster.put(
         "configmaps",
-        map("armorer-profiles", [("custom.a".to_owned(), killed)].into()),
+        &map("armorer-profiles", [("custom.a".to_owned(), killed)].into()),
     );
     let parser = cluster.node.stand_in();
     let pass = [&CLEAR[..], &["--parser", &parser]].concat();
@@ -105,7 +105,7 @@ fn a_node_whose_compiler_cannot_run_keeps_its_taint() {
     assert_eq!(taints(&cluster)[0]["key"], KEY);
     // A text that is refused for itself keeps no node closed.
     let bad = ("custom.a".to_owned(), "bogus".to_owned());
-    cluster.put("configmaps", map("armorer-profiles", [bad].into()));
+    cluster.put("configmaps", &map("armorer-profiles", [bad].into()));
     cluster
         .reconcile(&CLEAR)
         .assert(1)
@@ -176,7 +176,7 @@ fn the_state_label_is_the_word_of_the_worst_outcome() {
     put_node(&cluster, &[]);
     let state = || labels(&cluster)["armorer/state"].clone();
     let bad = ("custom.a".to_owned(), "bogus".to_owned());
-    cluster.put("configmaps", map("armorer-profiles", [bad].into()));
+    cluster.put("configmaps", &map("armorer-profiles", [bad].into()));
     cluster.reconcile(&LABEL).assert(1);
     assert_eq!(state(), "refused");
     cluster.publish(&["custom.a"]);

@@ -60,7 +60,7 @@ fn a_selection_that_became_empty_removes_nothing_though_another_one_is_not() {
         let data = BTreeMap::from([(name.clone(), profile(&name))]);
         let mut map = map(&format!("tier-{tier}"), data);
         map["metadata"]["labels"] = json!({"tier": tier});
-        cluster.put("configmaps", map);
+        cluster.put("configmaps", &map);
         cluster.node.load(&name, &profile(&name));
     }
     let url = cluster.url();
@@ -101,7 +101,7 @@ fn keys_that_are_passed_over_and_binary_data_are_said() {
         [("custom.web.orig".to_owned(), profile("custom.web"))].into(),
     );
     map["binaryData"] = json!({"custom.b": "AA=="});
-    cluster.put("configmaps", map);
+    cluster.put("configmaps", &map);
     let run = cluster.reconcile(&[]).assert(1);
     run.line(&[
         "configmap://armorer/armorer-profiles/custom.web.orig",
@@ -116,11 +116,11 @@ fn a_selection_is_read_in_pages_and_anew_when_its_place_is_forgotten() {
     for n in 0..5 {
         let name = format!("custom.{n}");
         let data = BTreeMap::from([(name.clone(), profile(&name))]);
-        cluster.put("configmaps", map(&format!("map-{n}"), data));
+        cluster.put("configmaps", &map(&format!("map-{n}"), data));
         cluster.node.load(&name, &profile(&name));
     }
     let other = json!({"metadata": {"name": "other", "namespace": "armorer"}, "data": {"x": "y"}});
-    cluster.put("configmaps", other);
+    cluster.put("configmaps", &other);
     cluster.ask(&json!({"do": "set", "page": 2, "forgets": 1}));
     let url = cluster.url();
     let source = "configmap://armorer?selector=app%3Dprofiles";

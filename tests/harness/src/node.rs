@@ -244,8 +244,7 @@ impl Node {
     pub fn unload(&self, name: &str) {
         let lines = self.read(&format!("{POLICY}/profiles"));
         let other = |line: &&str| !line.starts_with(&format!("{name} ("));
-        let left: Vec<&str> = lines.lines().filter(other).collect();
-        let left: String = left.iter().map(|line| format!("{line}\n")).collect();
+        let left: String = lines.split_inclusive('\n').filter(other).collect();
         self.write(&format!("{POLICY}/profiles"), left);
         if self.exists(&entry_of(name)) {
             self.remove(&entry_of(name));
@@ -329,7 +328,8 @@ impl Node {
     /// armorer on this node, with these variables and no others.
     pub fn run_with(&self, arguments: &[&str], env: &[(&str, &str)]) -> Run {
         let mut command = self.command(arguments);
-        Run::of(command.envs(env.iter().copied()))
+        command.envs(env.iter().copied());
+        Run::to_the_end(command)
     }
 
     /// armorer on this node, not started yet.
@@ -414,7 +414,7 @@ impl Drop for Node {
     }
 }
 
-/// A profile that harms no process, and that `check` finds no fault with.
+/// A profile that harms no process.
 pub fn profile(name: &str) -> String {
     format!(
         "profile {name} flags=(attach_disconnected) {{\n  include <abstractions/base>\n  file,\n}}\n"

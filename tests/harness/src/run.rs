@@ -4,6 +4,12 @@ use std::ffi::OsStr;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::time::Duration;
+
+use assert_cmd::assert::{Assert, OutputAssertExt as _};
+
+/// A command that has not ended by then is killed, and its test fails.
+const PATIENCE: Duration = Duration::from_mins(5);
 
 /// The binary under test: `TESTED_BINARY`, or the one that cargo built beside the tests.
 pub fn binary() -> PathBuf {
@@ -25,7 +31,7 @@ pub fn armorer<S: AsRef<OsStr>>(arguments: &[S]) -> Command {
 
 /// As [`armorer`], to its end.
 pub fn run<S: AsRef<OsStr>>(arguments: &[S]) -> Run {
-    Run::of(&mut armorer(arguments))
+    Run::to_the_end(armorer(arguments))
 }
 
 /// The compiler. No test is passed over where it is missing.
@@ -38,36 +44,44 @@ pub fn parser() -> PathBuf {
 }
 
 /// How a command ended, and its output.
-pub struct Run(pub Output);
+pub struct Run(Assert);
 
 impl Run {
-    /// Runs `command` to its end.
+    /// Runs `command` to its end, with nothing on its standard input and its output caught.
+    pub fn to_the_end(command: Command) -> Self {
+        let mut command = assert_cmd::Command::from_std(command);
+        Self(command.timeout(PATIENCE).assert())
+    }
+
+    /// Runs `command` to its end, with standard input and output as they are set.
     pub fn of(command: &mut Command) -> Self {
-        let output = command.output();
-        Self(output.unwrap_or_else(|error| panic!("{command:?}: {error}")))
+        Self(command.assert())
+    }
+
+    fn output(&self) -> &Output {
+        self.0.get_output()
     }
 
     /// Its exit code.
     pub fn code(&self) -> i32 {
-        let code = self.0.status.code();
+        let code = self.output().status.code();
         code.unwrap_or_else(|| panic!("ended by a signal: {self}"))
     }
 
     /// Its standard output.
     pub fn stdout(&self) -> &str {
-        std::str::from_utf8(&self.0.stdout).unwrap()
+        std::str::from_utf8(&self.output().stdout).unwrap()
     }
 
     /// Its standard error, where the log is.
     pub fn stderr(&self) -> &str {
-        std::str::from_utf8(&self.0.stderr).unwrap()
+        std::str::from_utf8(&self.output().stderr).unwrap()
     }
 
     /// Asserts that it ended with `code`.
     #[track_caller]
     pub fn assert(self, code: i32) -> Self {
-        assert_eq!(self.code(), code, "{self}");
-        self
+        Self(self.0.code(code))
     }
 
     /// Asserts that it printed `lines` and nothing else.
@@ -120,9 +134,7 @@ impl Run {
 
 impl fmt::Display for Run {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [stdout, stderr] = [&self.0.stdout, &self.0.stderr].map(|t| String::from_utf8_lossy(t));
-        let status = self.0.status;
-        write!(f, "{status}\n--- stdout\n{stdout}--- stderr\n{stderr}")
+        self.0.fmt(f)
     }
 }
 
