@@ -135,6 +135,8 @@ impl fmt::Display for Outcome {
 pub(crate) struct Unenforced {
     /// `network`, `signal`, `userns` …
     pub(crate) class: String,
+    /// Whether the text itself has such a rule, and not only a file that it includes.
+    pub(crate) own: bool,
     pub(crate) message: String,
 }
 

@@ -61,6 +61,13 @@ struct Row {
     unenforced: Vec<Unenforced>,
 }
 
+impl Row {
+    /// The rules of the text itself that are not enforced.
+    fn own(&self) -> impl Iterator<Item = &Unenforced> {
+        self.unenforced.iter().filter(|rules| rules.own)
+    }
+}
+
 /// All that is shown.
 #[derive(Debug, Serialize)]
 struct Overview {
@@ -229,7 +236,7 @@ fn text(overview: &Overview) -> String {
             row.mode.map_or_else(dash, |mode| mode.to_string()),
             row.processes.map_or_else(dash, |n| n.to_string()),
             changed.split(' ').next().unwrap_or_default().to_owned(),
-            row.state.to_owned() + if row.unenforced.is_empty() { "" } else { "*" },
+            row.state.to_owned() + if row.own().next().is_none() { "" } else { "*" },
         ]);
     }
     text += &match overview.profiles.is_empty() {
@@ -242,7 +249,7 @@ fn text(overview: &Overview) -> String {
         }
     }
     for row in &overview.profiles {
-        for rules in &row.unenforced {
+        for rules in row.own() {
             text += &format!("* {}\n", about(&row.profile, &rules.message));
         }
     }

@@ -315,7 +315,7 @@ impl Compiler {
         Ok(Compiled {
             policy,
             cage,
-            unenforced: unenforced(&messages.replace(TEXT, text.name), &features),
+            unenforced: unenforced(text.contents, &messages.replace(TEXT, text.name), &features),
         })
     }
 }

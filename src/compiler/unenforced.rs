@@ -20,9 +20,11 @@ const WORDS: [(&str, &str, &str); 3] = [
     ("mqueue", "mqueue", "posix_mqueue"),
 ];
 
-/// The classes that `messages` warn of, each once. The kernel has `features`; a class that it has is
-/// missing in the text's abi.
-pub(super) fn unenforced(messages: &str, features: &str) -> Vec<Unenforced> {
+const QUALIFIERS: [&str; 4] = ["allow", "audit", "deny", "quiet"];
+
+/// The classes that `messages` about `text` warn of, each once. The kernel has `features`; a class that
+/// it has is missing in the text's abi.
+pub(super) fn unenforced(text: &str, messages: &str, features: &str) -> Vec<Unenforced> {
     let mut found = BTreeMap::new();
     let lines = messages.lines().map(str::trim);
     for line in lines.filter(|line| line.starts_with("Warning from ")) {
@@ -51,8 +53,13 @@ pub(super) fn unenforced(messages: &str, features: &str) -> Vec<Unenforced> {
         let message = format!("{class} rules are {state}: {lacking}");
         found.insert((class, state.to_owned()), message);
     }
+    let begins = |line: &str, class| {
+        let mut words = line.split(|c: char| !c.is_alphanumeric() && c != '_');
+        words.find(|word| !word.is_empty() && !QUALIFIERS.contains(word)) == Some(class)
+    };
     let found = found.into_iter().map(|((class, _), message)| Unenforced {
         class: printable(class),
+        own: text.lines().any(|line| begins(line, class)),
         message,
     });
     found.collect()

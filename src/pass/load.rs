@@ -86,7 +86,8 @@ impl Pass<'_> {
         self.observed.loaded.extend(members);
         let mut outcome = Outcome::new(name, kind, why.to_string());
         outcome.repair = why.is_repair();
-        outcome.unenforced.clone_from(&candidate.record.unenforced);
+        let unenforced = candidate.record.unenforced.iter().filter(|rules| rules.own);
+        outcome.unenforced = unenforced.cloned().collect();
         self.outcome(outcome);
         self.record(candidate, Some(why));
     }

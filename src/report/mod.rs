@@ -170,14 +170,11 @@ impl fmt::Display for Report {
         if !problems.is_empty() {
             parts.push(format!("problems: {}", problems.join(", ")));
         }
-        let unenforced: Vec<_> = self
-            .unenforced()
-            .into_keys()
-            .take(SHOWN)
-            .map(printable)
-            .collect();
-        if !unenforced.is_empty() {
-            let names = unenforced.join(", ");
+        let unenforced = self.unenforced().into_iter();
+        let own = unenforced.filter(|(_, rules)| rules.iter().any(|rules| rules.own));
+        let names: Vec<_> = own.take(SHOWN).map(|(name, _)| printable(name)).collect();
+        if !names.is_empty() {
+            let names = names.join(", ");
             parts.push(format!(
                 "not all rules are enforced: {names} (see armorer status)"
             ));

@@ -110,12 +110,8 @@ fn the_reference_lists_each_kind_with_its_sign() {
         .find("A line of a plan begins with")
         .expect("the reference names the kinds of outcomes");
     let list = page[start..].split("\n\n").next().unwrap();
-    let listed: BTreeSet<(String, char)> = list
-        .split('`')
-        .skip(1)
-        .step_by(2)
-        .flat_map(kinds)
-        .collect();
+    let listed: BTreeSet<(String, char)> =
+        list.split('`').skip(1).step_by(2).flat_map(kinds).collect();
     assert_eq!(
         listed,
         KINDS.map(|(kind, sign)| (kind.to_owned(), sign)).into()
