@@ -107,7 +107,7 @@ fn checked(settings: &Settings) -> Result<Exit, Error> {
 /// The finding at its place in the manifest, whose texts begin after `lines`.
 fn placed(mut finding: Finding, lines: &BTreeMap<String, u32>) -> Finding {
     if let Some(before) = lines.get(&finding.profile) {
-        finding.line = Some(before + finding.line.unwrap_or(0));
+        finding.line = Some(before + finding.line.unwrap_or(1));
     }
     finding
 }

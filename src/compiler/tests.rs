@@ -11,7 +11,6 @@ use rustix::process::{Pid, Signal, kill_process};
 use super::*;
 use crate::outcome::Kind;
 use crate::policy;
-use crate::profile::Mode;
 use crate::tests::Folder;
 
 /// Becomes the compiler in the child: the test program is not armorer, and is told to run this "test".
@@ -111,17 +110,6 @@ fn looking(settings: Settings) -> Looking {
     }
 }
 
-fn twin(compiler: &Compiler) -> Compiler {
-    Compiler {
-        program: compiler.program.clone(),
-        settings: compiler.settings.clone(),
-        resources: compiler.resources,
-        launcher: compiler.launcher.clone(),
-        features_name: compiler.features_name.clone(),
-        other_features: None,
-    }
-}
-
 /// In the order in which they were given out.
 type Results = Vec<(usize, Result<Compiled, Refusal>)>;
 
@@ -163,14 +151,6 @@ fn refusal(result: Result<Compiled, Refusal>) -> Refusal {
     let refusal = result.unwrap_err();
     assert_eq!(refusal.kind, Kind::Refused, "{refusal}");
     refusal
-}
-
-/// The message of a failure that says nothing about the text.
-#[track_caller]
-fn failure(result: Result<Compiled, Refusal>) -> String {
-    let refusal = result.unwrap_err();
-    assert_eq!(refusal.kind, Kind::Failed, "{refusal}");
-    refusal.message
 }
 
 /// Texts with everything that makes a compiler read or write something.
@@ -262,17 +242,6 @@ fn each_text_has_a_result_of_its_own() {
         let line = [None, Some(2), None, Some(2)][index];
         assert_eq!(refusal.line, line, "{refusal}");
     }
-}
-
-#[test]
-fn complain_mode_is_for_every_text() {
-    let compiler = compiler(Settings {
-        complain: true,
-        ..settings()
-    });
-    let compiled = one(&compiler, "profile custom.x { /a r, }\n").unwrap();
-    let members = policy::members(&compiled.policy).unwrap();
-    assert_eq!(members[0].mode, Mode::Complain);
 }
 
 /// Which of `paths` the compiler can open, in the cage that `compiler` makes.
@@ -432,61 +401,6 @@ fn users_that_processes_have_are_known() {
 }
 
 #[test]
-fn a_text_is_refused_when_its_processor_time_is_spent() {
-    let compiler = looking(Settings {
-        time: Duration::from_secs(1),
-        ..settings()
-    });
-    // Begun here, with more time by the clock: a busy machine may let it wait.
-    let mut command = compiler.command(free_user(&compiler.users()));
-    let until = Instant::now() + Duration::from_mins(2);
-    let mut process = Process::start(&mut command, "spin", until).unwrap();
-    let ended = loop {
-        match process.ended() {
-            Some(ended) => break ended,
-            None => std::thread::sleep(Duration::from_millis(50)),
-        }
-    };
-    let refusal = refusal(compiler.result(&text("spin"), &mut process, ended));
-    assert_eq!(refusal.reason, "cost", "{refusal}");
-}
-
-#[test]
-fn a_compiler_that_another_program_ended_refuses_no_text() {
-    let compiler = looking(settings());
-    for signal in ["9", "15", "1"] {
-        failure(one(&compiler, &format!("signal {signal}")));
-    }
-    for signal in ["6", "11"] {
-        let refusal = refusal(one(&compiler, &format!("signal {signal}")));
-        assert_eq!(refusal.reason, "compile", "{refusal}");
-    }
-}
-
-/// Rules whose automaton explodes.
-fn bomb() -> String {
-    let mut text = "profile custom.x {\n".to_owned();
-    for rule in 0..24_u8 {
-        text.push('/');
-        for part in 0..5 {
-            text.push_str("**");
-            text.push(char::from(b'a' + (rule * 7 + part * 3) % 26));
-        }
-        text.push_str(" r,\n");
-    }
-    text + "}\n"
-}
-
-#[test]
-fn a_text_that_takes_all_memory_is_refused() {
-    let mut compiler = compiler(settings());
-    compiler.resources.address_space = 64 << 20;
-    let refusal = refusal(one(&compiler, &bomb()));
-    assert_eq!(refusal.reason, "limit", "{refusal}");
-    assert!(refusal.message.contains("64 MiB"), "{refusal}");
-}
-
-#[test]
 fn policy_above_the_limit_is_refused() {
     let compiler = compiler(Settings {
         policy_bytes: 1000,
@@ -543,19 +457,9 @@ fn large_texts_are_compiled_first_and_failed_ones_last() {
     assert_eq!(order, [1, 2, 0, 4, 3]);
 }
 
-#[test]
-fn after_the_deadline_no_compiler_starts() {
-    let compiler = looking(settings());
-    let texts = [text("look"), text("look")];
-    for (_, result) in compile_until(&compiler, &texts, Instant::now()) {
-        let line = failure(result);
-        assert!(line.contains("--deadline"), "{line}");
-    }
-}
-
 /// A program that stands in for the compiler, and whose processes are known by its path.
 struct Endless {
-    looking: Looking,
+    _looking: Looking,
     program: PathBuf,
 }
 
@@ -565,14 +469,16 @@ impl Endless {
         let program = looking.folder.at(name);
         // Not a copy: a file that is still open for writing in a child of another test does not run.
         fs::hard_link(&looking.program, &program).unwrap();
-        Self { looking, program }
+        Self {
+            _looking: looking,
+            program,
+        }
     }
 
     fn compiler(&self) -> Compiler {
-        Compiler {
-            program: self.program.clone(),
-            ..twin(&self.looking)
-        }
+        let mut compiler = compiler(settings());
+        compiler.program.clone_from(&self.program);
+        compiler
     }
 
     fn processes(&self) -> Vec<Pid> {
@@ -603,26 +509,6 @@ impl Drop for Endless {
             let _ = kill_process(pid, Signal::KILL);
         }
     }
-}
-
-#[test]
-fn a_compiler_that_never_ends_is_killed_with_its_children() {
-    let endless = Endless::new("overdue");
-    let deadline = Instant::now() + Duration::from_millis(1500);
-    let mut results = Vec::new();
-    std::thread::scope(|scope| {
-        let compiling = scope.spawn(|| {
-            let results = compile_until(&endless.compiler(), &[text("hang")], deadline);
-            results
-                .into_iter()
-                .map(|(_, result)| failure(result))
-                .collect()
-        });
-        endless.until(2);
-        results = compiling.join().unwrap();
-    });
-    assert_eq!(results.len(), 1);
-    endless.until(0);
 }
 
 #[test]
@@ -659,19 +545,7 @@ fn a_killed_pass_leaves_no_compiler() {
     endless.until(0);
 }
 
-#[test]
-fn a_missing_compiler_is_named() {
-    let error = Compiler::find(Settings {
-        program: Some("/nowhere/parser".into()),
-        ..settings()
-    });
-    let error = error.unwrap_err().to_string();
-    for word in ["/nowhere/parser", "--parser"] {
-        assert!(error.contains(word), "{error}");
-    }
-}
-
-/// What was compiled otherwise is compiled anew.
+/// Where one of them differs, a text is compiled anew.
 #[test]
 fn the_digest_follows_compiler_options_and_features() {
     type Change = fn(&mut Compiler);
@@ -687,7 +561,7 @@ fn the_digest_follows_compiler_options_and_features() {
     let digest = compiler.digest().unwrap();
     assert_eq!(compiler.digest().unwrap(), digest);
     for (n, change) in changes.iter().enumerate() {
-        let mut other = twin(&compiler);
+        let mut other = looking(settings()).compiler;
         change(&mut other);
         assert_ne!(other.digest().unwrap(), digest, "{n}");
     }
@@ -704,4 +578,15 @@ fn the_digest_follows_compiler_options_and_features() {
     node.write("features/mount/mask", "");
     let third = compiler.features().unwrap();
     assert!(first != second && second != third && third != first);
+}
+
+#[test]
+fn features_in_folders_are_written_as_in_an_abi_file() {
+    let node = Folder::new();
+    for (file, text) in [("a/b/c", "1\n"), ("file/mask", "create\n"), ("v", "x\n")] {
+        node.write(file, text);
+    }
+    let expected = "a {b {c {1\n}\n}\n}\nfile {mask {create\n}\n}\nv {x\n}\n";
+    assert_eq!(features::text(node.path()).unwrap(), expected);
+    assert_eq!(features::text(&node.at("v")).unwrap(), "x\n");
 }

@@ -57,9 +57,9 @@ fn made(file: &str, n: usize) -> Candidate {
             key: Digest::of_parts(["key", file, &n]),
             policy: Digest::of_parts(["policy", file, &n]),
             members: members.collect(),
-            unenforced: Vec::new(),
             loaded_at: None,
             repairs: Vec::new(),
+            unenforced: Vec::new(),
         },
     }
 }
@@ -355,7 +355,7 @@ impl Node {
         Ok(ended)
     }
 
-    /// A claim that the kernel bears out is a load by this set, whoever made it.
+    /// A claim that the kernel confirms is a load by this set.
     fn confirm_claims(&mut self, set: &'static str) {
         let Some(recorded) = self.state.sets.get(set) else {
             return;

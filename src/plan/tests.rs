@@ -21,9 +21,9 @@ fn candidate(file: &str, version: &str, more: &[&str]) -> Candidate {
             key: Digest::of_parts(["key", version]),
             policy: Digest::of_parts([file, version]),
             members: members.collect(),
-            unenforced: Vec::new(),
             loaded_at: None,
             repairs: Vec::new(),
+            unenforced: Vec::new(),
         },
     }
 }
@@ -314,7 +314,7 @@ fn a_foreign_name_among_the_further_profiles_is_a_conflict() {
 }
 
 #[test]
-fn a_name_of_another_set_is_a_conflict_whatever_its_contents() {
+fn a_name_of_another_set_is_a_conflict_with_any_contents() {
     let a = candidate("custom.a", "1", &[]);
     let mut node = Node::new(&["custom.a"]);
     node.load(&a);

@@ -110,10 +110,14 @@ fn executions(profile: &Profile) -> Option<BTreeSet<u32>> {
     let mut open = vec![(files.state(b"/"), 1)];
     let mut seen = HashSet::new();
     while let Some((state, matched)) = open.pop() {
-        let grants = [true, false].map(|owner| files.file_grant(state, owner));
-        let executable = grants.iter().filter(|grant| grant.allow & EXEC != 0);
+        // A path that ends with a slash is a folder.
+        let owners: &[bool] = if matched == 1 { &[] } else { &[true, false] };
+        let grants = owners.iter().map(|owner| files.file_grant(state, *owner));
+        let executable = grants.filter(|grant| grant.allow & EXEC != 0);
         found.extend(executable.map(|grant| grant.exec));
-        for byte in bytes.iter().copied() {
+        // No path has two slashes together.
+        let after = |byte: &u8| matched != 1 || *byte != b'/';
+        for byte in bytes.iter().copied().filter(after) {
             let slash = usize::from(byte == b'/');
             let continues = byte == PRIVATE[matched];
             let matched = if continues { matched + 1 } else { slash };

@@ -59,14 +59,16 @@ fn a_plan_ends_with_its_total() {
 fn the_document_holds_all_of_a_report() {
     let mut refused = Outcome::new("custom.a", Kind::Refused, "line 3: no");
     refused.reason = Some("compile".into());
-    let mut report = report(vec![refused], with_problems(&[Kind::Refused]));
+    let mut set = with_problems(&[Kind::Refused]);
+    set.profiles = sample().profiles;
+    let mut report = report(vec![refused], set);
     report.remarks.push("the source /p holds no profile".into());
     let document: serde_json::Value = serde_json::from_str(&report.to_json()).unwrap();
     let expected = serde_json::json!({
         "schema": 1,
         "result": "not converged",
         "exit": 1,
-        "in_force": 0,
+        "in_force": 1,
         "outcomes": [{
             "profile": "custom.a",
             "kind": "refused",
@@ -74,8 +76,12 @@ fn the_document_holds_all_of_a_report() {
             "message": "line 3: no",
             "reason": "compile",
         }],
-        "unenforced": {},
         "remarks": ["the source /p holds no profile"],
+        "unenforced": {
+            "custom.deny-network": [
+                {"class": "userns", "own": true, "message": "userns is not enforced"},
+            ],
+        },
     });
     assert_eq!(document, expected);
 }

@@ -91,7 +91,7 @@ fn manifest(path: &Path) -> Option<Vec<(String, u32, String)>> {
             Event::Scalar(value, ..) => match keys.as_slice() {
                 [Some(key)] if key == "kind" => is_map = value == "ConfigMap",
                 [Some(data), Some(key)] if data == "data" => {
-                    let line = u32::try_from(span.start.line()).unwrap_or(0);
+                    let line = u32::try_from(span.start.line() - 1).unwrap_or(0);
                     found.push((key.clone(), line, value.into_owned()));
                 }
                 _ => {}

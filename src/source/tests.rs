@@ -88,7 +88,7 @@ fn data_of_a_config_map_is_text_and_binary_data_is_refused() {
     assert_eq!(configmaps::decoded(b"[]", 9), None);
 }
 
-/// The memory of all texts together is bounded, whatever the limits of one.
+/// The memory of all texts together is bounded, beside the limits of one.
 #[test]
 fn the_texts_of_all_sources_have_a_limit() {
     let limits = Limits {

@@ -227,6 +227,3 @@ pub(crate) enum Stored {
     Text,
     Policy,
 }
-
-#[cfg(test)]
-mod tests;

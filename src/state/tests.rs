@@ -86,6 +86,7 @@ fn every_other_field_may_be_missing() {
     required(&serde_json::from_str(SAMPLE).unwrap(), "", &mut found);
     let expected = [
         "at",
+        "class",
         "key",
         "kind",
         "load",
@@ -93,6 +94,7 @@ fn every_other_field_may_be_missing() {
         "message",
         "mode",
         "name",
+        "own",
         "policy",
         "profile",
         "replace",
@@ -139,7 +141,7 @@ fn a_damaged_state_is_refused_with_the_way_out() {
 }
 
 #[test]
-fn a_boot_ends_what_was_loaded_or_counted_and_keeps_the_versions() {
+fn a_boot_ends_loads_and_counts_and_keeps_the_versions() {
     let mut state = sample();
     let before = state.clone();
     state.enter_boot(&before.boot_id.clone().unwrap());

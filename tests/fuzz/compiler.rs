@@ -64,7 +64,7 @@ fn explained(messages: &str, code: i32) -> Refusal {
     let ended = Ok(ExitStatus::from_raw(code << 8));
     let text = Text {
         name: "custom.x",
-        contents: "profile custom.x {\n  file\n}\n",
+        contents: messages,
         last: false,
     };
     explain(&text, &compiler, messages, ended, 1000)

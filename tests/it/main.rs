@@ -1,5 +1,7 @@
 //! The binary from outside: a folder that looks like a node as its root, and the real compiler.
 
+mod advice;
+mod can;
 mod changes;
 mod check;
 mod compiler;

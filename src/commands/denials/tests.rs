@@ -326,73 +326,73 @@ fn a_record_that_says_too_little_has_no_rule() {
     assert_eq!(record(cut)["object"], "");
 }
 
+const FIELDS: &str = r#"apparmor="DENIED" operation="open" class="file" profile="custom.web" name="/a" pid=1 comm="cat" requested_mask="r" denied_mask="r" fsuid=0 ouid=0"#;
+const UTC: &str = "2026-11-26T07:38:09Z";
+
+fn quoted(text: &str) -> String {
+    text.replace('"', "\\\"")
+}
+
 /// The same event in each form, and the time that is known of it.
-#[test]
-fn each_log_is_read() {
-    const FIELDS: &str = r#"apparmor="DENIED" operation="open" class="file" profile="custom.web" name="/a" pid=1 comm="cat" requested_mask="r" denied_mask="r" fsuid=0 ouid=0"#;
+fn event_in_each_form() -> Vec<(String, &'static str)> {
     let numbered = "audit(1795678689.160:4): ".to_owned() + FIELDS;
-    let quoted = |text: &str| text.replace('"', "\\\"");
-    let utc = "2026-11-26T07:38:09Z";
-    for (line, time) in [
-        (format!("[   37.841445] audit: type=1400 {numbered}"), utc),
+    let audit = format!("audit: type=1400 {numbered}");
+    vec![
+        (format!("[   37.841445] {audit}"), UTC),
+        (format!("[Thu Nov 26 07:38:09 2026] {audit}"), UTC),
+        (format!("kern  :notice: [   37.8] {audit}"), UTC),
+        (format!("5,375,9244116,-;{audit}"), UTC),
+        (format!("Nov 26 07:38:09 node kernel: {audit}"), UTC),
         (
-            format!("[Thu Nov 26 07:38:09 2026] audit: type=1400 {numbered}"),
-            utc,
-        ),
-        (
-            format!("kern  :notice: [   37.8] audit: type=1400 {numbered}"),
-            utc,
-        ),
-        (format!("5,375,9244116,-;audit: type=1400 {numbered}"), utc),
-        (
-            format!("Nov 26 07:38:09 node kernel: audit: type=1400 {numbered}"),
-            utc,
-        ),
-        (
-            format!("Nov 26 07:38:09 node kernel: [   37.8] audit: type=1400 {numbered}"),
-            utc,
+            format!("Nov 26 07:38:09 node kernel: [   37.8] {audit}"),
+            UTC,
         ),
         (
             format!("2026-11-26T07:38:09.1+01:00 node kernel: [   37.8] type=1400 {numbered}"),
-            utc,
+            UTC,
         ),
         (
             format!("type=AVC msg={numbered}\u{1d}FSUID=\"root\" OUID=\"root\""),
-            utc,
+            UTC,
         ),
-        (format!("type=1400 {numbered}"), utc),
-        (numbered.clone(), utc),
-        (format!("audit.log:type=AVC msg={numbered}"), utc),
-        (format!("MESSAGE=audit: type=1400 {numbered}"), utc),
+        (format!("type=1400 {numbered}"), UTC),
+        (numbered.clone(), UTC),
+        (format!("audit.log:type=AVC msg={numbered}"), UTC),
+        (format!("MESSAGE={audit}"), UTC),
         (
             format!("Nov 26 07:38:09 node audit[170]: AVC {FIELDS}"),
             "null",
         ),
         (
             format!("2026-11-26T07:38:09Z node audit[170]: AVC {FIELDS}"),
-            utc,
+            UTC,
         ),
         (
             format!(
                 r#"{{"_TRANSPORT":"kernel","SYSLOG_IDENTIFIER":"kernel","_SOURCE_REALTIME_TIMESTAMP":"1","MESSAGE":"audit: type=1400 {}"}}"#,
                 quoted(&numbered)
             ),
-            utc,
+            UTC,
         ),
         (
             format!(
                 r#"{{"SYSLOG_IDENTIFIER":"audit","_SOURCE_REALTIME_TIMESTAMP":"1795678689160123","MESSAGE":"audit: AVC {}"}}"#,
                 quoted(FIELDS)
             ),
-            utc,
+            UTC,
         ),
         (
             format!(
                 "type=USER_AVC msg=audit(1795678689.160:4): pid=3 uid=1 ses=2  msg='{FIELDS} exe=\"/usr/bin/dbus-daemon\" hostname=? addr=? terminal=?'"
             ),
-            utc,
+            UTC,
         ),
-    ] {
+    ]
+}
+
+#[test]
+fn each_log_is_read() {
+    for (line, time) in event_in_each_form() {
         let denial = denial(&[&line]);
         assert_eq!(denial["object"], "/a", "{line}");
         assert_eq!(denial["rule"], "owner /a r,", "{line}");
@@ -403,7 +403,7 @@ fn each_log_is_read() {
 }
 
 #[test]
-fn what_is_no_denial_is_passed_over() {
+fn records_of_other_kinds_are_passed_over() {
     let log = log(&[
         r#"audit: type=1400 audit(1.2:3): apparmor="STATUS" operation="profile_load" profile="unconfined" name="a""#,
         r#"audit: type=1400 audit(1.2:3): apparmor="AUDIT" operation="open" profile="a" name="/b""#,
@@ -444,7 +444,7 @@ fn the_journals_second_copy_is_not_counted() {
 }
 
 #[test]
-fn what_complain_mode_lets_pass_counts_for_the_parent() {
+fn an_access_that_complain_mode_allowed_counts_for_the_parent() {
     let line = |verdict: &str, profile: &str| {
         format!(
             r#"{AUDIT}apparmor="{verdict}" operation="open" profile="{profile}" name="/a" denied_mask="r" fsuid=0 ouid=0"#
@@ -464,7 +464,7 @@ fn what_complain_mode_lets_pass_counts_for_the_parent() {
 }
 
 #[test]
-fn gaps_are_told_and_cannot_hide_a_record() {
+fn gaps_are_reported_and_hide_no_record() {
     for line in [
         "[    9.1] kauditd_printk_skb: 36 callbacks suppressed",
         "[    9.1] __ratelimit: 36 callbacks suppressed",

@@ -6,9 +6,9 @@ use crate::compiler::Settings;
 use crate::compiler::resources::Resources;
 use crate::outcome::Kind;
 
-const TEXT_X: Text = Text {
+const TEXT_OF_X: Text = Text {
     name: "custom.x",
-    contents: "",
+    contents: "profile custom.x {\n  /a r\n}\n",
     last: false,
 };
 
@@ -44,7 +44,7 @@ fn signal(signal: Signal) -> ExitStatus {
 }
 
 fn explained(messages: &str, ended: Ended) -> Refusal {
-    explain(&TEXT_X, &compiler(), messages, ended, 1000)
+    explain(&TEXT_OF_X, &compiler(), messages, ended, 1000)
 }
 
 /// The refusal of a compiler that ended with status 1.
@@ -61,8 +61,8 @@ fn a_complaint_becomes_line_and_message() {
         (
             "Cache read/write disabled: interface file missing. (Kernel needs AppArmor 2.4 compatibility patch.)\n\
              AppArmor parser error for /proc/self/fd/0 in profile /proc/self/fd/0 at line 3: syntax error, unexpected TOK_CLOSE\n",
-            Some(3),
-            "the text ends before its last }",
+            Some(2),
+            "its comma is missing, so that the next line belongs to this rule",
         ),
         (
             "armorer-cage: full\nAppArmor parser error at line 2: Invalid capability foo.\n",
@@ -148,7 +148,7 @@ fn each_end_is_the_texts_fault_or_the_nodes() {
         assert_eq!(reason, expected, "{messages:?} {ended:?}");
     }
     // Not written for want of room, and not for its size.
-    let ended = explain(&TEXT_X, &compiler(), unwritten, Ok(status(1)), 999);
+    let ended = explain(&TEXT_OF_X, &compiler(), unwritten, Ok(status(1)), 999);
     assert_eq!(ended.kind, Kind::Failed, "{ended}");
 }
 

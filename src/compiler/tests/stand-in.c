@@ -6,7 +6,6 @@
 #include <fcntl.h>
 #include <grp.h>
 #include <linux/capability.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -83,11 +82,6 @@ int main(int count, char **arguments, char **environment) {
         struct sockaddr_in address = {AF_INET, htons(atoi(word)), {htonl(INADDR_LOOPBACK)}};
         int fd = socket(AF_INET, SOCK_STREAM, 0);
         printf("%d\n", connect(fd, (struct sockaddr *)&address, sizeof address) ? errno : 0);
-    } else if (!strcmp(verb, "signal")) {
-        kill(getpid(), atoi(word));
-    } else if (!strcmp(verb, "spin")) {
-        for (volatile unsigned i = 0;; i++) {
-        }
     } else if (!strcmp(verb, "hang") || !strcmp(verb, "pause")) {
         if (!strcmp(verb, "hang") && fork() < 0)
             return 1;

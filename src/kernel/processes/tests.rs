@@ -236,7 +236,7 @@ fn a_mount_that_hides_processes_is_noticed() {
 }
 
 #[test]
-fn the_kernels_own_threads_are_told_from_namesakes() {
+fn a_process_named_like_a_kernel_thread_is_none() {
     assert!(is_kernel_thread("2 (kthreadd) S 0 0 0 0 -1 2129984 0 0"));
     assert!(!is_kernel_thread("2 (kthreadd) S 1 2 2 0 -1 4194560 0 0"));
     assert!(!is_kernel_thread(

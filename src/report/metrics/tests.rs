@@ -60,6 +60,7 @@ fn every_sample_of_a_set() {
         r#"armorer_profiles{set="default",state="missing"} 0"#,
         r#"armorer_profiles{set="default",state="refused"} 1"#,
         r#"armorer_profile_info{set="default",profile="custom.deny-network",mode="enforce",digest="ba7816bf8f01"} 1"#,
+        r#"armorer_unenforced_rules{set="default",profile="custom.deny-network",class="userns"} 1"#,
         r#"armorer_profile_problem_timestamp_seconds{set="default",profile="custom.bad",kind="refused"} 1795499999"#,
         r#"armorer_profile_problem_timestamp_seconds{set="default",profile="custom.theirs",kind="conflict"} 1795499999"#,
         r#"armorer_removal_deferred_timestamp_seconds{set="default",profile="custom.old"} 1795499999"#,

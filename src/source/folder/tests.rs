@@ -1,5 +1,5 @@
 use std::fs as disk;
-use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::os::unix::fs::symlink;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use super::*;
@@ -64,46 +64,6 @@ fn publish(volume: &Path, generation: &str, files: &[(String, String)]) {
         }
         disk::remove_dir(volume.join(old)).unwrap();
     }
-}
-
-#[test]
-fn a_tree_is_read_by_name_without_leftovers() {
-    let folder = Folder::new();
-    folder.write("b", "1");
-    folder.write("sub/a", "2");
-    folder.write("sub/b", "3");
-    let hidden = [".hidden", "..x", ".git/config", "sub/.e"];
-    let leftovers = ["README", "c~", "d.dpkg-new", "sub/f.orig"];
-    for name in hidden.into_iter().chain(leftovers) {
-        folder.write(name, "no");
-    }
-    let expected = pairs([("a", "2"), ("b", "1"), ("b", "3")]);
-    assert_eq!(profiles(folder.path()), expected);
-    let found = read_with(folder.path(), &LIMITS).unwrap();
-    let root = folder.path().to_str().unwrap();
-    let places: Vec<_> = found.profiles.iter().map(|p| p.place.as_str()).collect();
-    let below = format!("{root}/sub");
-    assert_eq!(places, [&*below, root, &*below]);
-    assert!(found.profiles.iter().all(|profile| profile.source == root));
-    // Whoever named a file so by mistake is told.
-    assert!(found.passed_over.into_iter().eq(leftovers));
-}
-
-#[test]
-fn an_empty_folder_holds_nothing_and_a_missing_one_is_an_error() {
-    let folder = Folder::new();
-    assert_eq!(profiles(folder.path()), []);
-    let error = read_with(&folder.at("gone"), &LIMITS).unwrap_err();
-    assert!(matches!(error, Error::Source(_)));
-    assert!(error.to_string().contains("/gone "), "{error}");
-}
-
-#[test]
-fn one_file_is_a_source_of_one_profile() {
-    let folder = Folder::new();
-    folder.write("custom.a", "text");
-    let expected = pairs([("custom.a", "text")]);
-    assert_eq!(profiles(&folder.at("custom.a")), expected);
 }
 
 #[test]
@@ -172,20 +132,6 @@ fn a_file_that_is_no_regular_one_is_refused_and_not_waited_for() {
     assert!(error.to_string().contains("is a fifo"), "{error}");
 }
 
-#[test]
-fn a_text_at_the_limit_is_read_and_one_byte_more_is_refused() {
-    let folder = Folder::new();
-    folder.write("at", "x".repeat(4096));
-    folder.write("above", "x".repeat(4097));
-    folder.write("empty", "");
-    let expected = [
-        ("above", "limit"),
-        ("at", &*"x".repeat(4096)),
-        ("empty", ""),
-    ];
-    assert_eq!(profiles(folder.path()), pairs(expected));
-}
-
 /// Such as a file that grows while it is read.
 #[test]
 fn a_file_that_hides_its_size_is_read_to_the_limit_only() {
@@ -195,56 +141,11 @@ fn a_file_that_hides_its_size_is_read_to_the_limit_only() {
 }
 
 #[test]
-fn a_name_or_a_text_that_is_not_utf8_is_refused_and_the_others_are_read() {
-    let folder = Folder::new();
-    folder.write("bom", "\u{feff}x");
-    folder.write("nul", "a\0b");
-    folder.write("utf8", b"a\xff");
-    disk::write(folder.path().join(OsStr::from_bytes(b"z\xff")), "x").unwrap();
-    let expected = pairs([
-        ("bom", "\u{feff}x"),
-        ("nul", "text"),
-        ("utf8", "text"),
-        ("z\u{fffd}", "name"),
-    ]);
-    assert_eq!(profiles(folder.path()), expected);
-}
-
-#[test]
-fn too_many_profiles_are_an_error_that_names_the_option() {
-    let folder = Folder::new();
-    for n in 0..5 {
-        folder.write(&format!("sub{n}/p"), "x");
-    }
-    let limits = |profiles| Limits { profiles, ..LIMITS };
-    let found = read_with(folder.path(), &limits(6)).unwrap();
-    assert_eq!(found.profiles.len(), 5);
-    for profiles in [1, 4] {
-        let error = read_with(folder.path(), &limits(profiles)).unwrap_err();
-        assert!(error.to_string().contains("--max-profiles"), "{error}");
-    }
-}
-
-#[test]
 fn folders_too_deep_are_an_error() {
     let folder = Folder::new();
     folder.write(&format!("{}p", "d/".repeat(17)), "x");
     let error = read_with(folder.path(), &LIMITS).unwrap_err();
     assert!(error.to_string().contains("16 folders deep"), "{error}");
-}
-
-#[test]
-fn a_file_that_cannot_be_read_makes_the_source_unread() {
-    let error = read_with(Path::new("/proc/self/mem"), &LIMITS).unwrap_err();
-    assert!(matches!(error, Error::Source(_)), "{error}");
-    let folder = Folder::new();
-    folder.write("a", "1");
-    folder.write("b", "1");
-    disk::set_permissions(folder.at("b"), disk::Permissions::from_mode(0o000)).unwrap();
-    if disk::File::open(folder.at("b")).is_err() {
-        let error = read_with(folder.path(), &LIMITS).unwrap_err();
-        assert!(matches!(error, Error::Source(_)), "{error}");
-    }
 }
 
 #[test]
