@@ -63,8 +63,9 @@ pub(crate) fn replace_durably(path: &Path, bytes: &[u8], mode: u32) -> io::Resul
 }
 
 fn write_and_rename(path: &Path, bytes: &[u8], mode: u32, sync: bool) -> io::Result<()> {
-    let chance = RandomState::new().hash_one(path);
-    let temporary = path.with_added_extension(format!("{chance:016x}.tmp"));
+    // Eight digits: a name may have 239 bytes, and a file's 255.
+    let chance = RandomState::new().hash_one(path) >> 32;
+    let temporary = path.with_added_extension(format!("{chance:08x}.tmp"));
     let mut options = File::options();
     options.create_new(true).write(true).mode(mode);
     let renamed = (|| {
@@ -77,6 +78,27 @@ fn write_and_rename(path: &Path, bytes: &[u8], mode: u32, sync: bool) -> io::Res
         let _ = std::fs::remove_file(&temporary);
     }
     renamed
+}
+
+/// Removes the temporary files that killed processes left in `folder`, of those files that are `ours` by
+/// their names.
+pub(crate) fn sweep(folder: &Path, ours: impl Fn(&str) -> bool) {
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        if entry
+            .file_name()
+            .to_str()
+            .and_then(replaced)
+            .is_some_and(&ours)
+        {
+            let _ = std::fs::remove_file(entry.path());
+        }
+    }
+}
+
+/// The name of the file in whose place this temporary one was to come.
+fn replaced(temporary: &str) -> Option<&str> {
+    let (name, chance) = temporary.strip_suffix(".tmp")?.rsplit_once('.')?;
+    (chance.len() == 8 && u32::from_str_radix(chance, 16).is_ok()).then_some(name)
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::{Place, node};
 use crate::error::Error;
-use crate::fs::replace;
+use crate::fs::{replace, sweep};
 use crate::kernel::{Kernel, processes};
 use crate::kubernetes;
 use crate::report::status::{Processes, Status};
@@ -83,6 +83,9 @@ fn conclude(
             status.processes = count(&kernel, set, now);
         }
         let text = metrics::render(&place.set, set.as_ref(), &status);
+        if let (Some(folder), Some(name)) = (file.parent(), file.file_name()) {
+            sweep(folder, |file| *name == *file);
+        }
         if let Err(error) = replace(file, text.as_bytes(), 0o644) {
             let file = file.display();
             log::warn!("{file}: the metrics are not written: {error}; see --metrics-file");

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 
-use crate::fs::replace_durably;
+use crate::fs::{replace_durably, sweep};
 use crate::profile::Digest;
 use crate::state::Set;
 
@@ -26,6 +26,9 @@ pub(crate) fn keep_equal(to: &Path, set: &Set, texts: Texts) -> BTreeMap<String,
     };
     let records = set.in_force();
     let wanted: BTreeMap<&str, Digest> = records.map(|(name, r)| (name.as_str(), r.text)).collect();
+    sweep(to, |name| {
+        copies.contains_key(name) || wanted.contains_key(name)
+    });
     copies.retain(|name, _| {
         if wanted.contains_key(name.as_str()) {
             return true;

@@ -60,3 +60,34 @@ fn a_folder_that_cannot_be_made_is_a_warning() {
     let run = node.reconcile(&COPY).assert(0);
     run.line(&["warning", "copies", "--copy-to"]);
 }
+
+#[test]
+fn what_a_killed_pass_left_goes_and_no_other_file() {
+    let node = Node::with(&["custom.a"]);
+    for left in ["copies/custom.a.0123abcd.tmp", "metrics.prom.0123abcd.tmp"] {
+        node.write(left, "half");
+    }
+    let theirs = [
+        "copies/custom.x.0123abcd.tmp",
+        "copies/custom.a.old.tmp",
+        "x.prom.0123abcd.tmp",
+    ];
+    for file in theirs {
+        node.write(file, "theirs");
+    }
+    let metrics = ["--metrics-file", "/metrics.prom"];
+    node.reconcile(&[&COPY[..], &metrics].concat()).assert(0);
+    assert!(!node.exists("copies/custom.a.0123abcd.tmp"));
+    assert!(!node.exists("metrics.prom.0123abcd.tmp"));
+    for file in theirs {
+        assert_eq!(node.read(file), "theirs");
+    }
+}
+
+#[test]
+fn the_longest_name_has_a_copy() {
+    let name = format!("custom.{}", "a".repeat(232));
+    let node = Node::with(&[&name]);
+    node.reconcile(&COPY).assert(0);
+    assert_eq!(node.read(&format!("copies/{name}")), profile(&name));
+}

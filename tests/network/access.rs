@@ -493,8 +493,8 @@ fn the_policy_refuses_configmaps_that_armorer_would_refuse() {
     assert_eq!(said("armorer-profiles", &[(&longest, "x")]), none);
     let why = said("armorer-profiles", &[(&format!("{longest}a"), "x")]);
     assert!(why[0].contains("more than 239 bytes"), "{why:?}");
-    let why = said("armorer-profiles", &[("custom.a", &"x".repeat(524_289))]);
-    assert!(why[0].contains("more than 524288 bytes"), "{why:?}");
+    let why = said("armorer-profiles", &[("custom.a", &"x".repeat(131_073))]);
+    assert!(why[0].contains("more than 131072 bytes"), "{why:?}");
     let mut binary = map("armorer-profiles", [].into());
     binary["binaryData"] = json!({"custom.a": "AA=="});
     let why = refusals(&cluster, &who, "configmaps", &binary, &binary);
