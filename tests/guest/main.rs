@@ -14,3 +14,4 @@ mod questions;
 mod robustness;
 mod samples;
 mod support;
+mod unenforced;

@@ -38,13 +38,15 @@ fn each_sample_does_what_is_expected_of_it() {
             "{name} has no file of expectations"
         );
         let said = sh(&format!("python3 -IS /job/expect.py {name} {expected}"));
+        let text = format!("{SAMPLES}/{name}");
+        case.armorer(&["can", &text, "--expect", &expected])
+            .exits(0);
         assert_eq!(said.lines().count(), 1, "{said}");
     }
     drop(case);
 }
 
-/// Ends with `status` when `script` is run under `profile` in bubblewrap's sandbox, by root and by
-/// somebody else.
+/// The output of `script`, run under `profile` in bubblewrap's sandbox by root and by another user.
 #[track_caller]
 fn in_sandbox(profile: &str, script: &str) -> String {
     let sandbox = "bwrap --ro-bind / / --dev /dev --proc /proc --tmpfs /tmp --unshare-all sh -c";

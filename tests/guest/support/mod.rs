@@ -128,7 +128,7 @@ impl Drop for Case {
             assert_eq!(
                 foreign(),
                 self.foreign,
-                "somebody else's policy was touched"
+                "another program's policy was touched"
             );
         }
         let _ = fs::remove_dir_all(&self.dir);
@@ -172,7 +172,7 @@ pub(crate) fn confined(profile: &str, program: &[&str]) -> Command {
     command
 }
 
-/// Waits until `is` holds; fails after ten seconds.
+/// Waits until `is` holds; fails after a minute.
 #[track_caller]
 pub(crate) fn until(condition: &str, is: impl Fn() -> bool) {
     let start = Instant::now();
