@@ -32,7 +32,6 @@ pub(crate) struct ProfileSource {
 }
 
 /// All that the sources hold.
-#[derive(Debug)]
 pub(crate) struct Desired {
     /// By name.
     pub(crate) profiles: Vec<ProfileSource>,
@@ -48,9 +47,8 @@ impl Desired {
     /// Sorts out the files in `found`.
     pub(crate) fn new(found: Vec<RawProfile>, rules: &Rules) -> Self {
         let digests: Vec<Digest> = found.iter().map(digest).collect();
-        let words = found
-            .iter()
-            .flat_map(|raw| [&raw.name, &raw.source, &raw.place]);
+        let words = found.iter();
+        let words = words.flat_map(|raw| [&raw.name, &raw.source, &raw.place]);
         let mut desired = Self {
             digest: Digest::of_parts([Digest::of_parts(words), Digest::of_parts(&digests)]),
             profiles: Vec::new(),

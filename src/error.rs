@@ -1,8 +1,7 @@
 //! The errors that end a whole invocation, and the exit codes.
 
 use std::error::Error as StdError;
-use std::io;
-use std::process::ExitCode;
+use std::{io, process::ExitCode};
 
 /// How an invocation ended: the exit codes of the contract.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -17,6 +16,16 @@ pub(crate) enum Exit {
     CouldNotRun = 3,
     /// Changes are pending (`plan --exit-code`).
     ChangesPending = 4,
+}
+
+impl Exit {
+    /// How a command ends that found everything as desired, or did not.
+    pub(crate) const fn of(converged: bool) -> Self {
+        match converged {
+            true => Self::Converged,
+            false => Self::Incomplete,
+        }
+    }
 }
 
 impl From<Exit> for ExitCode {

@@ -1,10 +1,8 @@
 //! Whole files in few system calls, and files replaced whole.
 
-use std::fs::File;
 use std::hash::{BuildHasher as _, RandomState};
 use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::Path;
+use std::{fs::File, os::unix::fs::OpenOptionsExt as _, path::Path};
 
 use rustix::fs::OFlags;
 

@@ -66,18 +66,15 @@ mod state;
 mod tests;
 mod time;
 
-use std::ffi::OsString;
-use std::io::Write as _;
-use std::process::ExitCode;
+use std::{ffi::OsString, io::Write as _, process::ExitCode};
 
 use error::Exit;
 use profile::printable;
 
 fn main() -> ExitCode {
     let arguments: Vec<OsString> = std::env::args_os().collect();
-    let words = arguments
-        .iter()
-        .map(|argument| argument.to_str().map(str::to_owned));
+    let words = arguments.iter();
+    let words = words.map(|argument| argument.to_str().map(str::to_owned));
     let Some(words) = words.collect::<Option<Vec<String>>>() else {
         complain(&format!("the arguments {arguments:?} are not all UTF-8"));
         return Exit::Usage.into();

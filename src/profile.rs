@@ -60,24 +60,23 @@ impl ProfileName {
     /// Empty, 240 bytes or more, a `/`, a leading dot, `:` or `&` in front (policy namespaces and
     /// stacks), a control character, a space at an end.
     pub(crate) fn parse(name: &str) -> Result<Self, String> {
-        let problem = if name.is_empty() {
-            "is empty"
-        } else if name.len() >= NAME_LIMIT {
-            "is longer than 239 bytes"
-        } else if name.contains('/') {
-            "holds a slash: a file is named like its profile, with / written as ."
-        } else if name.starts_with('.') {
-            "starts with a dot"
-        } else if name.starts_with([':', '&']) {
-            "names another policy namespace"
-        } else if name.chars().any(is_obeyed) {
-            "holds a control character"
-        } else if name.trim() != name {
-            "starts or ends with a space"
-        } else {
-            return Ok(Self(name.to_owned()));
-        };
-        Err(format!("the name {} {problem}", quoted(name)))
+        let slash = "holds a slash: a file is named like its profile, with / written as .";
+        let problems = [
+            (name.is_empty(), "is empty"),
+            (name.len() >= NAME_LIMIT, "is longer than 239 bytes"),
+            (name.contains('/'), slash),
+            (name.starts_with('.'), "starts with a dot"),
+            (
+                name.starts_with([':', '&']),
+                "names another policy namespace",
+            ),
+            (name.chars().any(is_obeyed), "holds a control character"),
+            (name.trim() != name, "starts or ends with a space"),
+        ];
+        match problems.iter().find(|(is_wrong, _)| *is_wrong) {
+            None => Ok(Self(name.to_owned())),
+            Some((_, problem)) => Err(format!("the name {} {problem}", quoted(name))),
+        }
     }
 
     /// The name as the file system spells it.

@@ -1,15 +1,13 @@
 //! Command line and environment, folded into one list of words for argh; help.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::OsString;
 
 use argh::{ArgsInfo as _, FlagInfo, FlagInfoKind, Optionality};
 
-use super::options::{COMMANDS, Command, Options, RULES};
-use super::usage;
-use crate::error::Error;
+use super::options::{Command, Options};
+use super::{Variables, usage};
 use crate::profile::{nearest, quoted};
-use crate::rules::SWITCHES;
+use crate::{error::Error, rules::SWITCHES};
 
 /// The variable of `wait` that stands in for its arguments.
 const WAIT_FOR: &str = "ARMORER_WAIT_FOR";
@@ -32,6 +30,7 @@ pub(super) struct Folded {
 }
 
 /// An option as commands take it.
+#[derive(Default)]
 struct Flag {
     /// The name of its value; none: a switch.
     value: Option<&'static str>,
@@ -41,25 +40,11 @@ struct Flag {
     help: &'static str,
 }
 
-/// The options of `command`, with their headings.
-fn options_of(command: &Command) -> impl Iterator<Item = (&'static str, &'static str)> {
-    command.groups.iter().flat_map(|(heading, options)| {
-        let rules = SWITCHES.iter().filter(|_| *heading == RULES.0);
-        let options = options.split(' ').chain(rules.map(|rule| rule.option));
-        options.map(|option| (*heading, option))
-    })
-}
-
 fn flag(option: &str) -> Flag {
-    let rule = SWITCHES.iter().find(|switch| switch.option == option);
-    let rule = rule.map_or("", |rule| rule.help);
-    let (value, repeatable, default, help) = (None, false, None, rule);
-    let mut flag = Flag {
-        value,
-        repeatable,
-        default,
-        help,
-    };
+    let mut flag = Flag::default();
+    if let Some(rule) = SWITCHES.iter().find(|switch| switch.option == option) {
+        flag.help = rule.help;
+    }
     let named = |flag: &&FlagInfo| flag.long.trim_start_matches('-') == option;
     if let Some(known) = Options::get_args_info().flags.iter().find(named) {
         flag.help = known.description;
@@ -84,44 +69,35 @@ fn variable(option: &str) -> String {
 ///
 /// # Errors
 /// [`Error::Usage`]: an unknown option or variable, with the nearest known one; a missing value.
-pub(super) fn fold(
-    command: &Command,
-    words: &[&str],
-    env: &[(OsString, OsString)],
-) -> Result<Folded, Error> {
-    let known: BTreeSet<&str> = options_of(command).map(|(_, option)| option).collect();
+pub(super) fn fold(command: &Command, words: &[&str], env: &Variables) -> Result<Folded, Error> {
+    let known: BTreeSet<&str> = command.options().map(|(_, option)| option).collect();
     let mut folded = Folded::default();
-    let (mut positional, mut words) = (Vec::new(), words.iter().copied());
+    let (mut positional, mut words) = (Vec::new(), words.iter().copied().peekable());
     while let Some(word) = words.next() {
         if word == "--" {
             positional.extend(words.by_ref());
         } else if let Some(option) = word.strip_prefix("--") {
-            let (option, value) = match option.split_once('=') {
-                Some((option, value)) => (option, Some(value)),
-                None => (option, None),
-            };
+            let mut parts = option.splitn(2, '=');
+            let (option, value) = (parts.next().unwrap_or_default(), parts.next());
             if !known.contains(option) {
                 return usage(unknown_option(command, option, &known));
             }
-            let value = match (flag(option).value, value) {
-                (None, Some(value)) => {
+            let takes_value = flag(option).value.is_some();
+            match value.or_else(|| words.next_if(|_| takes_value)) {
+                Some(value) if !takes_value => {
                     let value = quoted(value);
                     return usage(format!("--{option} takes no value: leave out {value}"));
                 }
-                (None, None) => None,
-                (Some(_), value) => value.or_else(|| words.next()),
-            };
-            if value.is_none() && flag(option).value.is_some() {
-                return usage(format!("--{option} lacks its value"));
+                None if takes_value => return usage(format!("--{option} lacks its value")),
+                value => folded.push(option, value, None)?,
             }
-            folded.push(option, value, None)?;
         } else if word.starts_with('-') && word != "-" {
             return usage(unknown_option(command, word, &known));
         } else {
             positional.push(word);
         }
     }
-    folded.environment(command, &known, env)?;
+    folded.environment(command.name, &known, env)?;
     for flag in Options::get_args_info().flags {
         let option = flag.long.trim_start_matches('-');
         let default = self::flag(option).default;
@@ -130,20 +106,17 @@ pub(super) fn fold(
         }
     }
     folded.words.push("--".to_owned());
-    folded
-        .words
-        .extend(positional.into_iter().map(str::to_owned));
+    let positional = positional.into_iter().map(str::to_owned);
+    folded.words.extend(positional);
     Ok(folded)
 }
 
 impl Folded {
     /// Adds an option that comes `from` a variable, or from the command line.
     fn push(&mut self, option: &str, value: Option<&str>, from: Option<&str>) -> Result<(), Error> {
-        let known = flag(option).value.filter(|known| known.contains('|'));
-        let mut words = known.unwrap_or_default().split('|');
-        if let (Some(known), Some(value)) = (known, value)
-            && !words.any(|word| word == value)
-        {
+        let known = flag(option).value.unwrap_or_default();
+        let is_known = !known.contains('|') || known.split('|').any(|word| Some(word) == value);
+        if let Some(value) = value.filter(|_| !is_known) {
             let name = from.map_or_else(|| format!("--{option}"), str::to_owned);
             let (value, known) = (quoted(value), known.replace('|', ", "));
             return usage(format!("{name}: {value} is not one of {known}"));
@@ -151,10 +124,9 @@ impl Folded {
         self.given
             .insert(option.to_owned(), from.map(str::to_owned));
         let is_rule = SWITCHES.iter().any(|switch| switch.option == option);
-        let (option, value) = if is_rule {
-            ("rule", Some(option))
-        } else {
-            (option, value)
+        let (option, value) = match is_rule {
+            true => ("rule", Some(option)),
+            false => (option, value),
         };
         self.words.push(format!("--{option}"));
         self.words.extend(value.map(str::to_owned));
@@ -164,11 +136,11 @@ impl Folded {
     /// Adds the variables of options that are not given.
     fn environment(
         &mut self,
-        command: &Command,
-        known: &BTreeSet<&str>,
-        env: &[(OsString, OsString)],
+        command: &str,
+        own: &BTreeSet<&str>,
+        env: &Variables,
     ) -> Result<(), Error> {
-        let all = COMMANDS.iter().flat_map(options_of);
+        let all = Command::all().flat_map(|command| command.options());
         let all = all.map(|(_, option)| (variable(option), option));
         let all: BTreeMap<String, &str> = all.collect();
         let mut chosen = BTreeMap::new();
@@ -193,13 +165,13 @@ impl Folded {
                 let hint = hint.unwrap_or_default();
                 let line = format!("the variable {name} is not known{hint}");
                 // A misspelt variable must not stop a user's pod.
-                if !matches!(command.name, "reconcile" | "wait") {
+                if !matches!(command, "reconcile" | "wait") {
                     return usage(line);
                 }
                 self.warnings.push(line);
             }
         }
-        chosen.retain(|option, _| known.contains(option) && !self.given.contains_key(*option));
+        chosen.retain(|option, _| own.contains(option) && !self.given.contains_key(*option));
         let mut chosen = chosen.into_iter();
         chosen.try_for_each(|(option, (name, value))| self.variable(option, name, value))
     }
@@ -236,8 +208,8 @@ impl Folded {
 
 fn unknown_option(command: &Command, option: &str, known: &BTreeSet<&str>) -> String {
     let name = command.name;
-    let takes = |other: &&Command| options_of(other).any(|(_, known)| known == option);
-    let takers = COMMANDS.iter().filter(takes).map(|other| other.name);
+    let takes = |other: &Command| other.options().any(|(_, known)| known == option);
+    let takers = Command::all().filter(takes).map(|other| other.name);
     let takers = takers.collect::<Vec<_>>().join(", ");
     if !takers.is_empty() {
         return format!("{name} has no option --{option}, which belongs to {takers}");
@@ -258,7 +230,7 @@ fn is_service_link(name: &str) -> bool {
 /// The help of the program. At most 80 columns, as that of its commands.
 pub(super) fn help() -> String {
     let mut text = String::from(include_str!("head.txt"));
-    for command in &COMMANDS {
+    for command in Command::all() {
         entry(&mut text, command.name, command.help);
     }
     text + include_str!("tail.txt")
@@ -269,7 +241,7 @@ pub(super) fn help_of(command: &Command) -> String {
     let (name, help, usage) = (command.name, command.help, command.usage);
     let mut text = format!("{help}.\n\nUsage: armorer {name} [OPTION...] {usage}\n");
     let mut last = "";
-    for (heading, option) in options_of(command) {
+    for (heading, option) in command.options() {
         if heading != last {
             text += &format!("\n{heading}:\n");
             last = heading;
@@ -310,11 +282,8 @@ mod tests {
 
     #[test]
     fn each_option_is_known_to_argh_and_belongs_to_a_command() {
-        let taken: BTreeSet<&str> = COMMANDS
-            .iter()
-            .flat_map(options_of)
-            .map(|(_, option)| option)
-            .collect();
+        let taken = Command::all().flat_map(|command| command.options());
+        let taken: BTreeSet<&str> = taken.map(|(_, option)| option).collect();
         let info = Options::get_args_info();
         let flags = info.flags.iter();
         let mut known: BTreeSet<&str> = flags

@@ -3,31 +3,32 @@
 mod fold;
 mod options;
 
-use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::{ffi::OsString, time::Duration};
 
 use argh::FromArgs as _;
 
 use crate::commands::{self, can, check, denials, reconcile, remove, restore, status, wait};
-use crate::compiler;
 use crate::error::{Error, Exit};
-use crate::kernel;
 use crate::kubernetes::access::{Access, server_of_pod};
 use crate::kubernetes::{self, is_dns, node};
 use crate::pass::{self, Place, Removal};
-use crate::plan;
 use crate::profile::{NAME_LIMIT, is_obeyed, nearest, quoted};
-use crate::report;
 use crate::rules::{Rules, SWITCHES};
 use crate::source::{Limits, Source};
-use options::{COMMANDS, Command, Options};
+use crate::{compiler, kernel, plan, report};
+use options::{Command, Options};
+
+const VERSION: &str = concat!("armorer ", env!("CARGO_PKG_VERSION"), "\n");
 
 /// The most bytes of compiled policy that one text may become.
 const POLICY_BYTES: u64 = 16 << 20;
 
 /// Each question about a missing profile leaves an audit record, so it is asked no more often.
 const ASK_EVERY: Duration = Duration::from_secs(5);
+
+/// The environment.
+type Variables = [(OsString, OsString)];
 
 /// A command, ready to run.
 pub(crate) type Run = Box<dyn FnOnce() -> Result<Exit, Error>>;
@@ -44,7 +45,7 @@ pub(crate) struct Invocation {
 ///
 /// # Errors
 /// [`Error::Usage`], in one line.
-pub(crate) fn parse(words: &[String], env: &[(OsString, OsString)]) -> Result<Invocation, Error> {
+pub(crate) fn parse(words: &[String], env: &Variables) -> Result<Invocation, Error> {
     let print = |text: String| -> Result<Invocation, Error> {
         let run = Box::new(move || commands::print(&text).map(|()| Exit::Converged));
         Ok(Invocation {
@@ -57,18 +58,16 @@ pub(crate) fn parse(words: &[String], env: &[(OsString, OsString)]) -> Result<In
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     let (command, rest) = match words.as_slice() {
         [] => return usage("no command: see armorer --help"),
-        ["-V" | "--version", ..] => {
-            return print(format!("armorer {}\n", env!("CARGO_PKG_VERSION")));
-        }
-        [first, second, ..] if is_help(first) => return print(fold::help_of(find(second)?)),
+        ["-V" | "--version", ..] => return print(VERSION.to_owned()),
+        [first, second, ..] if is_help(first) => return print(fold::help_of(&find(second)?)),
         [first] if is_help(first) => return print(fold::help()),
         [first, rest @ ..] => (find(first)?, rest),
     };
     let mut options = rest.iter().take_while(|word| **word != "--");
     if options.any(|word| matches!(*word, "-h" | "--help")) {
-        return print(fold::help_of(command));
+        return print(fold::help_of(&command));
     }
-    let folded = fold::fold(command, rest, env)?;
+    let folded = fold::fold(&command, rest, env)?;
     let words: Vec<&str> = folded.words.iter().map(String::as_str).collect();
     let options = Options::from_args(&["armorer"], &words);
     let options = options.map_err(|exit| Error::Usage(folded.complaint(&exit.output)))?;
@@ -81,10 +80,10 @@ pub(crate) fn parse(words: &[String], env: &[(OsString, OsString)]) -> Result<In
     })
 }
 
-fn find(name: &str) -> Result<&'static Command, Error> {
-    let known = COMMANDS.iter().find(|command| command.name == name);
+fn find(name: &str) -> Result<Command, Error> {
+    let known = Command::all().find(|command| command.name == name);
     known.ok_or_else(|| {
-        let near = nearest(name, COMMANDS.iter().map(|command| command.name));
+        let near = nearest(name, Command::all().map(|command| command.name));
         let hint = near.map(|near| format!("is {near} meant?"));
         let hint = hint.unwrap_or_else(|| "see armorer --help".into());
         Error::Usage(format!("unknown command {}: {hint}", quoted(name)))
@@ -98,7 +97,7 @@ fn usage<T>(line: impl Into<String>) -> Result<T, Error> {
 /// Makes settings of options.
 struct Builder<'a> {
     options: Options,
-    env: &'a [(OsString, OsString)],
+    env: &'a Variables,
 }
 
 impl Builder<'_> {
@@ -158,10 +157,9 @@ impl Builder<'_> {
     }
 
     fn limits(&self) -> Limits {
-        let (profile_bytes, profiles) = (self.options.max_profile_size, self.options.max_profiles);
         Limits {
-            profile_bytes,
-            profiles,
+            profile_bytes: self.options.max_profile_size,
+            profiles: self.options.max_profiles,
         }
     }
 
@@ -240,11 +238,10 @@ impl Builder<'_> {
             }
             sources.push(source);
         }
-        let places = "name a folder or configmap://NAMESPACE/NAME, or set PROFILES_DIR";
-        if sources.is_empty() {
-            usage(format!("no source: {places}"))
-        } else {
-            Ok(sources)
+        let hint = "name a folder or configmap://NAMESPACE/NAME, or set PROFILES_DIR";
+        match sources.is_empty() {
+            true => usage(format!("no source: {hint}")),
+            false => Ok(sources),
         }
     }
 
@@ -263,20 +260,17 @@ impl Builder<'_> {
             ("--clear-taint", options.clear_taint.is_some()),
             ("--label-node", options.label_node),
         ];
-        if let Some((option, _)) = asked.into_iter().find(|(_, asked)| *asked) {
-            let needs = match (&options.node_name, &access.api_server) {
-                (Some(node), Some(_)) if is_dns(node) => None,
-                (Some(node), None) if is_dns(node) => {
-                    Some("an API server: outside of a pod, name it with --api-server")
-                }
-                _ => Some("this node's name: set NODE_NAME from spec.nodeName, or --node-name"),
-            };
-            if let Some(needs) = needs {
-                return usage(format!("{option} needs {needs}"));
-            }
+        let needs = match options.node_name.as_deref().is_some_and(is_dns) {
+            false => Some("this node's name: set NODE_NAME from spec.nodeName, or --node-name"),
+            true if access.api_server.is_some() => None,
+            true => Some("an API server: outside of a pod, name it with --api-server"),
+        };
+        let asked = asked.into_iter().find(|(_, asked)| *asked);
+        if let (Some((option, _)), Some(needs)) = (asked, needs) {
+            return usage(format!("{option} needs {needs}"));
         }
-        let mut key = options.clear_taint.iter();
-        if let Some(key) = key.find(|key| !node::is_key(key)) {
+        let key = options.clear_taint.as_deref();
+        if let Some(key) = key.filter(|key| !node::is_key(key)) {
             let line = "is not a taint's key such as example.com/starting";
             return usage(format!("--clear-taint: {} {line}", quoted(key)));
         }
@@ -363,8 +357,7 @@ impl Builder<'_> {
     }
 
     fn can(self) -> Result<Run, Error> {
-        let (place, limits, compiler) = (self.place(), self.limits(), self.compiler());
-        let mut words = self.options.words.into_iter();
+        let mut words = self.options.words.iter().cloned();
         let Some(profile) = words.next() else {
             return usage("no profile: armorer can PROFILE PERMISSION OBJECT...");
         };
@@ -378,11 +371,11 @@ impl Builder<'_> {
         let settings = can::Settings {
             profile,
             question,
-            expect: self.options.expect,
-            features: self.options.features,
-            place,
-            limits,
-            compiler,
+            expect: self.options.expect.clone(),
+            features: self.options.features.clone(),
+            place: self.place(),
+            limits: self.limits(),
+            compiler: self.compiler(),
         };
         Ok(Box::new(move || can::run(&settings)))
     }
@@ -399,9 +392,7 @@ impl Builder<'_> {
 
     fn remove(self) -> Result<Run, Error> {
         let (place, mut plan_options) = (self.place(), self.plan_options());
-        let Options {
-            words, all, force, ..
-        } = self.options;
+        let (all, force, words) = (self.options.all, self.options.force, self.options.words);
         if words.is_empty() != all {
             return usage("name the profiles to remove, or give --all");
         }

@@ -1,11 +1,11 @@
 //! Every option, once; which commands take it, and under which heading their help shows it.
 
-use std::path::PathBuf;
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 use argh::{ArgsInfo, FromArgs};
 
 use crate::profile::{Mode, quoted};
+use crate::rules::SWITCHES;
 
 /// Keeps the AppArmor profiles of a node equal to the desired ones. One run is one pass.
 ///
@@ -173,111 +173,72 @@ pub(super) struct Options {
 /// None: never. By this name argh does not take it for an option that may be left out.
 type SpanOrNever = Option<Duration>;
 
-/// A heading, and the options below it.
-pub(super) type Group = (&'static str, &'static str);
+/// `HEADING: OPTION...`, a line each. The options of [`SWITCHES`] belong to Acceptance too.
+const GROUPS: &str = "\
+Places: root state-dir securityfs proc set log-format
+Acceptance: prefix max-profile-size max-profiles max-members max-compile-time
+Compiler: parser base jobs complain
+Removal and ownership: remove-after allow-empty take-over adopt
+Pass: deadline lock-timeout output copy-to metrics-file loop
+Kubernetes: api-server token-file ca-file node-name pod-name events clear-taint label-node
+Plan: exit-code
+Wait: from mode timeout interval
+Check: features output strict
+Can: owner expect features
+Denials: profile output
+Restore: lock-timeout
+Remove: all force remove-after lock-timeout
+Status: output probe strict poll-time deadline loop-heartbeat";
 
-const PLACES: Group = ("Places", "root state-dir securityfs proc set log-format");
-/// The options of [`crate::rules::SWITCHES`] belong here too.
-pub(super) const RULES: Group = (
-    "Acceptance",
-    "prefix max-profile-size max-profiles max-members max-compile-time",
-);
-const COMPILER: Group = ("Compiler", "parser base jobs complain");
-const REMOVAL: Group = (
-    "Removal and ownership",
-    "remove-after allow-empty take-over adopt",
-);
-const PASS: Group = (
-    "Pass",
-    "deadline lock-timeout output copy-to metrics-file loop",
-);
-const CLUSTER: Group = (
-    "Kubernetes",
-    "api-server token-file ca-file node-name pod-name events clear-taint label-node",
-);
+/// `NAME; ARGUMENTS; GROUPS; PURPOSE`, a line each; a group by the first word of its heading.
+const COMMANDS: &str = "\
+reconcile; [SOURCE...]; Removal Acceptance Compiler Pass Kubernetes Places; One pass: load, replace and remove until the kernel holds what the sources hold
+plan; [SOURCE...]; Plan Removal Acceptance Compiler Pass Kubernetes Places; Print what a pass would do, and change nothing
+wait; NAME...; Wait Places; The gate: wait until every named profile is loaded
+status; ; Status Places; Show each profile, what the kernel holds, and how many processes it confines
+check; PATH...; Check Acceptance Compiler Places; Validate profiles without a kernel
+can; PROFILE PERMISSION OBJECT...; Can Acceptance Compiler Places; Tell whether a profile allows an access, by its compiled policy
+denials; [FILE...]; Denials; Show denials in kernel and audit logs, and the rules that would allow them
+features; ; Places; Print the features of this node's kernel, for check --features
+restore; ; Restore Places; At boot: load the last good policies, without source, network or compiler
+remove; NAME... | --all; Remove Places; Remove profiles that the set owns and no process uses";
 
-/// A command, its arguments, its purpose, its options.
+/// A command, its arguments, its groups of options, its purpose.
 pub(super) struct Command {
     pub(super) name: &'static str,
     pub(super) usage: &'static str,
+    groups: &'static str,
     pub(super) help: &'static str,
-    pub(super) groups: &'static [Group],
 }
 
-const PLAN: Group = ("Plan", "exit-code");
-const WAIT: Group = ("Wait", "from mode timeout interval");
-const CHECK: Group = ("Check", "features output strict");
-const CAN: Group = ("Can", "owner expect features");
-const DENIALS: Group = ("Denials", "profile output");
-const RESTORE: Group = ("Restore", "lock-timeout");
-const REMOVE: Group = ("Remove", "all force remove-after lock-timeout");
-const STATUS: Group = (
-    "Status",
-    "output probe strict poll-time deadline loop-heartbeat",
-);
+impl Command {
+    pub(super) fn all() -> impl Iterator<Item = Self> {
+        COMMANDS.lines().map(|row| {
+            let mut columns = row.splitn(4, "; ");
+            let mut next = || columns.next().unwrap_or_default();
+            Self {
+                name: next(),
+                usage: next(),
+                groups: next(),
+                help: next(),
+            }
+        })
+    }
 
-pub(super) const COMMANDS: [Command; 10] = [
-    Command {
-        name: "reconcile",
-        usage: "[SOURCE...]",
-        help: "One pass: load, replace and remove until the kernel holds what the sources hold",
-        groups: &[REMOVAL, RULES, COMPILER, PASS, CLUSTER, PLACES],
-    },
-    Command {
-        name: "plan",
-        usage: "[SOURCE...]",
-        help: "Print what a pass would do, and change nothing",
-        groups: &[PLAN, REMOVAL, RULES, COMPILER, PASS, CLUSTER, PLACES],
-    },
-    Command {
-        name: "wait",
-        usage: "NAME...",
-        help: "The gate: wait until every named profile is loaded",
-        groups: &[WAIT, PLACES],
-    },
-    Command {
-        name: "status",
-        usage: "",
-        help: "Show each profile, what the kernel holds, and how many processes it confines",
-        groups: &[STATUS, PLACES],
-    },
-    Command {
-        name: "check",
-        usage: "PATH...",
-        help: "Validate profiles without a kernel",
-        groups: &[CHECK, RULES, COMPILER, PLACES],
-    },
-    Command {
-        name: "can",
-        usage: "PROFILE PERMISSION OBJECT...",
-        help: "Tell whether a profile allows an access, by its compiled policy",
-        groups: &[CAN, RULES, COMPILER, PLACES],
-    },
-    Command {
-        name: "denials",
-        usage: "[FILE...]",
-        help: "Show denials in kernel and audit logs, and the rules that would allow them",
-        groups: &[DENIALS],
-    },
-    Command {
-        name: "features",
-        usage: "",
-        help: "Print the features of this node's kernel, for check --features",
-        groups: &[PLACES],
-    },
-    Command {
-        name: "restore",
-        usage: "",
-        help: "At boot: load the last good policies, without source, network or compiler",
-        groups: &[RESTORE, PLACES],
-    },
-    Command {
-        name: "remove",
-        usage: "NAME... | --all",
-        help: "Remove profiles that the set owns and no process uses",
-        groups: &[REMOVE, PLACES],
-    },
-];
+    /// Its options, with their headings.
+    pub(super) fn options(&self) -> impl Iterator<Item = (&'static str, &'static str)> + use<> {
+        let groups = GROUPS.lines().filter_map(|row| row.split_once(": "));
+        let groups = self.groups.split(' ').filter_map(move |word| {
+            let is_named = |(heading, _): &(&str, _)| heading.split(' ').next() == Some(word);
+            groups.clone().find(is_named)
+        });
+        groups.flat_map(|(heading, options)| {
+            let rules = SWITCHES.iter().filter(move |_| heading == "Acceptance");
+            let options = options.split(' ').chain(rules.map(|rule| rule.option));
+            options.map(move |option| (heading, option))
+        })
+    }
+}
 
 /// `value`, or that `text` is not `expected`.
 fn value<T>(text: &str, expected: &str, value: Option<T>) -> Result<T, String> {

@@ -11,8 +11,7 @@ fn variables(env: &Env) -> Vec<(OsString, OsString)> {
 }
 
 fn fold(command: &str, words: &[&str], env: &[(OsString, OsString)]) -> Result<Folded, Error> {
-    let command = COMMANDS.iter().find(|known| known.name == command).unwrap();
-    fold::fold(command, words, env)
+    fold::fold(&find(command).unwrap(), words, env)
 }
 
 /// The words that argh is given, without the defaults.

@@ -6,19 +6,15 @@ use std::time::{Duration, Instant};
 use super::print;
 use crate::compiler::{self, Includes, Text, features};
 use crate::error::{Error, Exit};
-use crate::outcome::Refusal;
-use crate::pass::Place;
 use crate::policy::{self, Answer, Profile, Question, expectation};
-use crate::profile::quoted;
-use crate::source::Limits;
-use crate::source::local;
+use crate::source::{Limits, local};
 use crate::state::store::{Store, Stored};
+use crate::{outcome::Refusal, pass::Place, profile::quoted};
 
 /// The compiler's wall-clock time.
 const TIME: Duration = Duration::from_mins(10);
 
 /// What a user may set.
-#[derive(Debug)]
 pub(crate) struct Settings {
     /// `FILE`, or the name of a profile with a stored policy; perhaps with `#MEMBER`.
     pub(crate) profile: String,
@@ -44,10 +40,7 @@ pub(crate) fn run(settings: &Settings) -> Result<Exit, Error> {
     };
     let (policy, features) = match Path::new(name).is_file() {
         true => compiled(settings, name)?,
-        false => (
-            stored(settings, name)?,
-            "the features that it was compiled for".to_owned(),
-        ),
+        false => stored(settings, name)?,
     };
     let profiles = policy::profiles(&policy);
     let profiles = profiles.map_err(|reason| Error::Source(format!("{name}: {reason}")))?;
@@ -58,9 +51,8 @@ pub(crate) fn run(settings: &Settings) -> Result<Exit, Error> {
     let Some(profile) = profiles.iter().find(is_member) else {
         let names = profiles.iter().map(|profile| quoted(&profile.member.name));
         let names = names.collect::<Vec<_>>().join(", ");
-        return Err(Error::Usage(format!(
-            "{name} defines {names}: name one of them after #"
-        )));
+        let line = format!("{name} defines {names}: name one of them after #");
+        return Err(Error::Usage(line));
     };
     if let Some(file) = &settings.expect {
         return compare(file, profile, &features);
@@ -69,10 +61,7 @@ pub(crate) fn run(settings: &Settings) -> Result<Exit, Error> {
     let question = Question::parse(&words).map_err(Error::Usage)?;
     let answer = profile.answer(&question);
     print(&(in_words(&answer, &features) + "\n"))?;
-    Ok(match answer {
-        Answer::Denied(_) => Exit::Incomplete,
-        _ => Exit::Converged,
-    })
+    Ok(Exit::of(!matches!(answer, Answer::Denied(_))))
 }
 
 fn in_words(answer: &Answer, features: &str) -> String {
@@ -105,20 +94,15 @@ fn compare(file: &Path, profile: &Profile, features: &str) -> Result<Exit, Error
         }
     }
     print(&format!("{lines}{asked} expected, {failed} failed\n"))?;
-    Ok(if failed == 0 {
-        Exit::Converged
-    } else {
-        Exit::Incomplete
-    })
+    Ok(Exit::of(failed == 0))
 }
 
 /// The policy that the text in `file` becomes, and the features that it was compiled for.
 fn compiled(settings: &Settings, file: &str) -> Result<(Vec<u8>, String), Error> {
     let mut compilers = features::compilers(&settings.compiler, &settings.features)?;
     let Some(compiler) = compilers.pop().filter(|_| compilers.is_empty()) else {
-        return Err(Error::Usage(
-            "can asks for one kernel: give --features once".into(),
-        ));
+        let line = "can asks for one kernel: give --features once";
+        return Err(Error::Usage(line.into()));
     };
     let local = local::read(Path::new(file), &settings.limits)?;
     let mut texts = local.profiles.into_iter();
@@ -126,13 +110,12 @@ fn compiled(settings: &Settings, file: &str) -> Result<(Vec<u8>, String), Error>
     let Some(text) = text.filter(|_| texts.next().is_none()) else {
         return Err(Error::Usage(format!("{file}: name a file with one text")));
     };
-    let text = text.map(|text| (Includes::new(compiler.base()).of(&text).1, text));
     let refused = |refusal: Refusal| Error::Source(format!("{file}: {refusal}"));
-    let (refusal, text) = text.map_err(refused)?;
-    let mut policy = Err(Refusal::failed("was not compiled"));
-    if let Some(refusal) = refusal {
+    let text = text.map_err(refused)?;
+    if let Some(refusal) = Includes::new(compiler.base()).of(&text).1 {
         return Err(refused(refusal));
     }
+    let mut policy = Err(Refusal::failed("was not compiled"));
     let text = Text {
         name: file,
         contents: &text,
@@ -144,25 +127,21 @@ fn compiled(settings: &Settings, file: &str) -> Result<(Vec<u8>, String), Error>
         }
         Ok(())
     })?;
-    Ok((
-        policy.map_err(refused)?,
-        compiler.features_name().to_owned(),
-    ))
+    let features = compiler.features_name.clone();
+    Ok((policy.map_err(refused)?, features))
 }
 
-/// The policy that a set last loaded under `name`.
-fn stored(settings: &Settings, name: &str) -> Result<Vec<u8>, Error> {
+/// The policy that a set last loaded under `name`, as [`compiled`].
+fn stored(settings: &Settings, name: &str) -> Result<(Vec<u8>, String), Error> {
     let mut store = Store::new(&settings.place.state_dir);
     let sets = store.load()?.sets;
     let record = sets.values().find_map(|set| set.profiles.get(name));
     let Some(record) = record else {
-        let place = settings.place.state_dir.display();
-        let name = quoted(name);
-        return Err(Error::Usage(format!(
-            "{name} is no file, and no profile of the state in {place}"
-        )));
+        let (name, place) = (quoted(name), settings.place.state_dir.display());
+        let line = format!("{name} is no file, and no profile of the state in {place}");
+        return Err(Error::Usage(line));
     };
-    store
-        .get(Stored::Policy, record.policy)
-        .map_err(Error::State)
+    let policy = store.get(Stored::Policy, record.policy);
+    let features = "the features that it was compiled for".to_owned();
+    Ok((policy.map_err(Error::State)?, features))
 }

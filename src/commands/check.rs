@@ -13,10 +13,8 @@ use crate::error::{Error, Exit};
 use crate::outcome::{Refusal, Unenforced, about};
 use crate::policy::{self, Profile, acknowledged, advise};
 use crate::profile::{parent, printable};
-use crate::report::SCHEMA;
-use crate::rules::Rules;
-use crate::source::Limits;
 use crate::source::local::{self, Local};
+use crate::{report::SCHEMA, rules::Rules, source::Limits};
 
 /// All of it together may take this long.
 const DEADLINE: Duration = Duration::from_hours(1);
@@ -25,7 +23,6 @@ const DEADLINE: Duration = Duration::from_hours(1);
 const UNENFORCED: &str = "not-enforced";
 
 /// What a user may set.
-#[derive(Debug)]
 pub(crate) struct Settings {
     pub(crate) paths: Vec<PathBuf>,
     pub(crate) limits: Limits,
@@ -46,19 +43,10 @@ struct Finding {
     /// The line in the file, where one is known.
     line: Option<u32>,
     profile: String,
-    level: Level,
+    /// `error` or `warning`.
+    level: &'static str,
     kind: &'static str,
     message: String,
-}
-
-/// The word of text, JSON and a workflow's annotations.
-#[derive(Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "lowercase")]
-#[derive(strum::Display)]
-#[strum(serialize_all = "lowercase")]
-enum Level {
-    Error,
-    Warning,
 }
 
 /// Checks every path, each as a source of its own, for each features file; prints the findings.
@@ -90,26 +78,21 @@ fn checked(settings: &Settings) -> Result<Exit, Error> {
                 let place = path.display().to_string();
                 desired.refused.insert(String::new(), (place, refusal));
             }
-            let found = check(&desired, &settings.rules, compiler)?;
-            findings.extend(found.into_iter().map(|finding| placed(finding, lines)));
+            for mut finding in check(&desired, &settings.rules, compiler)? {
+                // In a manifest.
+                if let Some(before) = lines.get(&finding.profile) {
+                    finding.line = Some(before + finding.line.unwrap_or(1));
+                }
+                findings.insert(finding);
+            }
         }
     }
-    let names: Vec<_> = compilers.iter().map(Compiler::features_name).collect();
-    let total = format!("{files} checked for {}", names.join(", "));
-    show(&findings, files, &total, &settings.output)?;
-    let fails = |finding: &Finding| settings.strict || finding.level == Level::Error;
-    Ok(match findings.iter().any(fails) {
-        true => Exit::Incomplete,
-        false => Exit::Converged,
-    })
-}
-
-/// The finding at its place in the manifest, whose texts begin after `lines`.
-fn placed(mut finding: Finding, lines: &BTreeMap<String, u32>) -> Finding {
-    if let Some(before) = lines.get(&finding.profile) {
-        finding.line = Some(before + finding.line.unwrap_or(1));
-    }
-    finding
+    let names = compilers.iter().map(|compiler| &*compiler.features_name);
+    let names = names.collect::<Vec<_>>().join(", ");
+    let total = format!("{files} checked for {names}");
+    print(&show(&findings, files, &total, &settings.output))?;
+    let fails = |finding: &Finding| settings.strict || finding.level == "error";
+    Ok(Exit::of(!findings.iter().any(fails)))
 }
 
 fn check(desired: &Desired, rules: &Rules, compiler: &Compiler) -> Result<Vec<Finding>, Error> {
@@ -139,25 +122,21 @@ fn check(desired: &Desired, rules: &Rules, compiler: &Compiler) -> Result<Vec<Fi
             return Ok(());
         };
         let source = sources[index];
-        let members = result.and_then(|compiled| {
+        let checked = result.and_then(|compiled| {
             let profiles = policy::profiles(&compiled.policy);
             let profiles = profiles.map_err(|reason| Refusal::new("compile", reason))?;
-            let members: Vec<_> = profiles
-                .iter()
-                .map(|profile| profile.member.clone())
-                .collect();
-            let accepted = rules.check(&source.name, &members)?;
-            warnings.extend(warn(source, &profiles, &compiled.unenforced));
-            Ok(accepted)
-        });
-        match members {
-            Ok(members) => {
-                for member in members.into_iter().filter(|m| parent(&m.name).is_none()) {
-                    let files = definers.entry(member.name).or_default();
-                    files.push(source.name.as_str());
-                }
+            let members = profiles.iter().map(|profile| profile.member.clone());
+            let mut accepted = rules.check(&source.name, &members.collect::<Vec<_>>())?;
+            accepted.retain(|member| parent(&member.name).is_none());
+            for member in accepted {
+                let files = definers.entry(member.name).or_default();
+                files.push(source.name.as_str());
             }
-            Err(refusal) => refuse(source, refusal),
+            warnings.extend(warn(source, &profiles, &compiled.unenforced));
+            Ok(())
+        });
+        if let Err(refusal) = checked {
+            refuse(source, refusal);
         }
         Ok(())
     })?;
@@ -168,7 +147,7 @@ fn check(desired: &Desired, rules: &Rules, compiler: &Compiler) -> Result<Vec<Fi
         path: path(place, name),
         line: refusal.line,
         profile: name.clone(),
-        level: Level::Error,
+        level: "error",
         kind: refusal.reason,
         message: refusal.message.clone(),
     });
@@ -210,11 +189,8 @@ fn warn(source: &ProfileSource, profiles: &[Profile], unenforced: &[Unenforced])
     }
     let mut found: Vec<_> = found.into_iter().collect();
     if !acknowledged(&source.text, UNENFORCED) {
-        found.extend(
-            unenforced
-                .iter()
-                .map(|rules| (UNENFORCED, (rules.message.clone(), 1))),
-        );
+        let messages = unenforced.iter().map(|rules| rules.message.clone());
+        found.extend(messages.map(|message| (UNENFORCED, (message, 1))));
     }
     let findings = found.into_iter().map(|(kind, (message, count))| {
         let more = match count {
@@ -225,7 +201,7 @@ fn warn(source: &ProfileSource, profiles: &[Profile], unenforced: &[Unenforced])
             path: path(&source.place, source.name.as_str()),
             line: None,
             profile: source.name.to_string(),
-            level: Level::Warning,
+            level: "warning",
             kind,
             message: format!("{message}{more} [{kind}]"),
         }
@@ -241,15 +217,10 @@ fn path(place: &str, name: &str) -> String {
     }
 }
 
-fn show(
-    findings: &BTreeSet<Finding>,
-    files: usize,
-    total: &str,
-    output: &str,
-) -> Result<(), Error> {
+fn show(findings: &BTreeSet<Finding>, files: usize, total: &str, output: &str) -> String {
     if output == "json" {
         let json = serde_json::json!({"schema": SCHEMA, "checked": files, "findings": findings});
-        return print(&format!("{json:#}\n"));
+        return format!("{json:#}\n");
     }
     let workspace = std::env::var("GITHUB_WORKSPACE").unwrap_or_default();
     let mut text = String::new();
@@ -269,12 +240,12 @@ fn show(
         }
     }
     if output == "text" {
-        let is_error = |finding: &&Finding| finding.level == Level::Error;
+        let is_error = |finding: &&Finding| finding.level == "error";
         let errors = findings.iter().filter(is_error).count();
         let warnings = findings.len() - errors;
         text += &format!("{total}; errors: {errors}, warnings: {warnings}\n");
     }
-    print(&text)
+    text
 }
 
 /// The message of a workflow command.

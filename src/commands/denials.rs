@@ -6,7 +6,6 @@ mod rule;
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
-use std::fmt::Write as _;
 use std::io::{self, BufRead, BufReader, Read, Write};
 
 use serde_json::json;
@@ -121,15 +120,14 @@ impl Log {
             }));
             let times = [&seen.first, &seen.last];
             let [first, last] = times.map(|time| time.as_deref().unwrap_or("-"));
-            let _ = writeln!(
-                text,
-                "{count:>5} {first:20} {last:20} {verdict:15} {profile:24} {operation:14} {object}\n      {rule}"
+            text += &format!(
+                "{count:>5} {first:20} {last:20} {verdict:15} {profile:24} {operation:14} {object}\n      {rule}\n"
             );
         }
         if is_json {
-            return json!({"schema": crate::report::SCHEMA, "denials": rows, "notes": self.notes})
-                .to_string()
-                + "\n";
+            let (schema, notes) = (crate::report::SCHEMA, &self.notes);
+            let log = json!({"schema": schema, "denials": rows, "notes": notes});
+            return format!("{log}\n");
         }
         if rows.is_empty() {
             text = "no denial found\n".into();

@@ -1,9 +1,8 @@
 //! `remove`: profiles that a set owns, for an uninstall. Only `--force` may unconfine a process.
 
 use crate::error::{Error, Exit};
-use crate::outcome::Kind;
 use crate::pass::{self, Place, Removal};
-use crate::plan::Options;
+use crate::{outcome::Kind, plan::Options};
 
 /// Removes the named profiles, or all.
 ///

@@ -1,8 +1,7 @@
 //! `status`: each desired or owned profile, what the kernel holds, and which processes it confines.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 use serde::Serialize;
 
@@ -10,16 +9,13 @@ use super::{print, probe, table};
 use crate::error::{Error, Exit};
 use crate::kernel::{COMPLAINS, Kernel, Scan, processes};
 use crate::outcome::{Unenforced, about};
-use crate::pass::Place;
 use crate::profile::{Digest, Mode, parent, printable};
-use crate::report::status::Status;
 use crate::report::{self, SCHEMA};
-use crate::state::store::Store;
 use crate::state::{Record, Set, State};
 use crate::time::{Time, in_words};
+use crate::{pass::Place, report::status::Status, state::store::Store};
 
 /// What a user may set.
-#[derive(Debug)]
 pub(crate) struct Settings {
     pub(crate) place: Place,
     /// Whether only the place's set is shown.
@@ -40,7 +36,7 @@ pub(crate) struct Settings {
 const SETTLED: [&str; 4] = ["in force", "deferred", "unknown", "learning"];
 
 /// One line of the table, one element of the JSON document.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Serialize)]
 struct Row {
     profile: String,
     set: String,
@@ -69,7 +65,7 @@ impl Row {
 }
 
 /// All that is shown.
-#[derive(Debug, Serialize)]
+#[derive(Serialize)]
 struct Overview {
     schema: u32,
     node: Option<String>,
@@ -110,10 +106,7 @@ pub(crate) fn run(settings: &Settings) -> Result<Exit, Error> {
         rows.extend(names.map(|name| view.row(set_name, set, name)));
     }
     let settled = |row: &Row| row.message.is_none() && SETTLED.contains(&row.state);
-    let exit = match rows.iter().all(settled) {
-        true => Exit::Converged,
-        false => Exit::Incomplete,
-    };
+    let exit = Exit::of(rows.iter().all(settled));
     let overview = Overview {
         schema: SCHEMA,
         node: state.node,
@@ -199,6 +192,7 @@ impl View {
             None if mode == Some(Mode::Enforce) && learns() => "learning",
             None => "in force",
         };
+        let unenforced = record.map(|record| record.unenforced.clone());
         Row {
             profile: name.to_owned(),
             set: set_name.to_owned(),
@@ -209,9 +203,7 @@ impl View {
             changed: record.and_then(|record| record.loaded_at),
             state,
             message: set.problems.get(name).map(|p| p.message.clone()),
-            unenforced: record
-                .map(|record| record.unenforced.clone())
-                .unwrap_or_default(),
+            unenforced: unenforced.unwrap_or_default(),
         }
     }
 }
@@ -244,9 +236,8 @@ fn text(overview: &Overview) -> String {
         false => table(&rows),
     };
     for row in &overview.profiles {
-        if let Some(message) = &row.message {
-            text += &(about(&row.profile, message) + "\n");
-        }
+        let message = row.message.iter();
+        text.extend(message.map(|message| about(&row.profile, message) + "\n"));
     }
     for row in &overview.profiles {
         for rules in row.own() {

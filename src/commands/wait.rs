@@ -5,14 +5,12 @@ use std::time::{Duration, Instant};
 
 use crate::error::{Error, Exit};
 use crate::kernel::{self, Kernel, is_loaded};
-use crate::profile::Mode;
-use crate::time::in_words;
+use crate::{profile::Mode, time::in_words};
 
 /// While it waits, it logs so this often.
 const REMINDER: Duration = Duration::from_mins(1);
 
 /// What a user may set.
-#[derive(Debug)]
 pub(crate) struct Settings {
     pub(crate) names: Vec<String>,
     /// Where the kernel's list is; none: the kernel is asked without any right.

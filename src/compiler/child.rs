@@ -1,9 +1,8 @@
 //! The cage: what a compiler gives up before it is executed.
 
-use std::fs;
 use std::io::{self, ErrorKind, Write as _};
-use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
+use std::{fs, os::unix::process::CommandExt};
 
 use landlock::{
     ABI, Access, AccessFs, AccessNet, PathBeneath, PathFd, Ruleset, RulesetAttr,

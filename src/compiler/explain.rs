@@ -1,7 +1,6 @@
 //! What a compiler's end and its messages mean, for a person. Pure.
 
-use std::os::unix::process::ExitStatusExt as _;
-use std::path::Path;
+use std::{os::unix::process::ExitStatusExt as _, path::Path};
 
 use rustix::process::Signal;
 
@@ -9,11 +8,13 @@ use super::child::{CAGE, NOT_STARTED, PREFIX};
 use super::mistakes::plain;
 use super::process::Ended;
 use super::{Compiler, TEXT, Text};
-use crate::outcome::Refusal;
-use crate::time::in_words;
+use crate::{outcome::Refusal, time::in_words};
 
 /// The exit code of a program that lacks a library (`ld.so(8)`).
 const LOADER_FAILED: i32 = 127;
+
+/// Where memory is short, it says one of these.
+const NO_MEMORY: &str = "bad_alloc|Out of memory|Memory allocation error|annot allocate memory";
 
 /// Why there is no policy of `text`. `messages` may quote included files: of those, name and
 /// line are passed on, and never their contents.
@@ -29,6 +30,7 @@ pub(super) fn explain(
         Err(reason) => return failed(reason),
     };
     let most = compiler.settings.policy_bytes;
+    let lacks_memory = NO_MEMORY.split('|').any(|words| messages.contains(words));
     let signal = status.signal().and_then(Signal::from_named_raw);
     match (status.code(), signal) {
         (_, Some(Signal::XCPU)) => {
@@ -43,7 +45,7 @@ pub(super) fn explain(
             true => too_large(most),
             false => failed("the compiler could not write the policy"),
         },
-        (Some(_), _) | (_, Some(Signal::ABORT)) if lacks_memory(messages) => {
+        (Some(_), _) | (_, Some(Signal::ABORT)) if lacks_memory => {
             let memory = compiler.resources.address_space >> 20;
             let jobs = compiler.resources.jobs;
             let message = format!(
@@ -80,14 +82,6 @@ fn too_large(limit: u64) -> Refusal {
     Refusal::new("limit", message)
 }
 
-fn lacks_memory(messages: &str) -> bool {
-    let says = |words| messages.contains(words);
-    says("bad_alloc")
-        || says("Out of memory")
-        || says("Memory allocation error")
-        || says("annot allocate memory")
-}
-
 /// The compiler's complaint about a text.
 fn complaint(text: &Text, base: &Path, messages: &str, status: i32) -> Refusal {
     let lines = messages.lines().map(str::trim);
@@ -113,16 +107,13 @@ fn complaint(text: &Text, base: &Path, messages: &str, status: i32) -> Refusal {
         ));
     }
     if lines.is_empty() {
-        return failed(&format!(
-            "the compiler ended with status {status} and gave no reason"
-        ));
+        let words = format!("the compiler ended with status {status} and gave no reason");
+        return failed(&words);
     }
     let words = lines.iter().take(2);
     let words = words.filter_map(|line| line.splitn(2, "apparmor_parser: ").last());
-    let words = words
-        .collect::<Vec<_>>()
-        .join("; ")
-        .replace(TEXT, text.name);
+    let words = words.collect::<Vec<_>>().join("; ");
+    let words = words.replace(TEXT, text.name);
     match status {
         LOADER_FAILED => failed(&words),
         _ => refused(format!("the compiler says: {words}")),

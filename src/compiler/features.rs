@@ -3,12 +3,10 @@
 //! As text they are nested `NAME {VALUE}`, as in the compiler's abi files; securityfs shows the same
 //! tree as folders and files.
 
-use std::fs;
 use std::io::{self, Write as _};
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+use std::{fs, os::unix::fs::PermissionsExt as _};
 
-use tempfile::NamedTempFile;
 use walkdir::WalkDir;
 
 use super::{Compiler, Settings};
@@ -51,22 +49,18 @@ pub(crate) fn text(path: &Path) -> io::Result<String> {
 /// # Errors
 /// There is no compiler; a file is no features file.
 pub(crate) fn compilers(settings: &Settings, files: &[PathBuf]) -> Result<Vec<Compiler>, Error> {
-    let compiler = || Compiler::find(settings.clone());
-    if files.is_empty() && settings.features.exists() {
-        return Ok(vec![compiler()?]);
-    }
     if files.is_empty() {
-        return Ok(vec![with_features(
-            compiler()?,
-            CARRIED_NAME.into(),
-            CARRIED,
-        )?]);
+        let compiler = match settings.features.exists() {
+            true => Compiler::find(settings.clone()),
+            false => with_features(settings, CARRIED_NAME.into(), CARRIED),
+        };
+        return Ok(vec![compiler?]);
     }
     let compilers = files.iter().map(|file| {
         let shown = file.display().to_string();
         let text = text(file).map_err(Error::io(format!("read the features in {shown}")))?;
         if text.contains(FILES) && text.matches('{').count() == text.matches('}').count() {
-            return with_features(compiler()?, shown, &text);
+            return with_features(settings, shown, &text);
         }
         let line = "holds no features: name an abi file, or what armorer features prints on a node";
         Err(Error::Usage(format!("{shown} {line}")))
@@ -75,13 +69,13 @@ pub(crate) fn compilers(settings: &Settings, files: &[PathBuf]) -> Result<Vec<Co
 }
 
 /// The compiler's user reads the features from a file of their own.
-fn with_features(mut compiler: Compiler, name: String, text: &str) -> Result<Compiler, Error> {
+fn with_features(settings: &Settings, name: String, text: &str) -> Result<Compiler, Error> {
+    let mut compiler = Compiler::find(settings.clone())?;
     let readable = fs::Permissions::from_mode(0o644);
     let file = tempfile::Builder::new().permissions(readable).tempfile();
     let written = file.and_then(|mut file| file.write_all(text.as_bytes()).map(|()| file));
-    let file: NamedTempFile =
-        written.map_err(Error::io("write the features to a temporary file"))?;
+    let purpose = "write the features to a temporary file";
+    compiler.other_features = Some(written.map_err(Error::io(purpose))?);
     compiler.features_name = name;
-    compiler.other_features = Some(file);
     Ok(compiler)
 }

@@ -7,14 +7,10 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File, Metadata};
-use std::io::ErrorKind;
-use std::os::fd::AsRawFd as _;
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::{io::ErrorKind::PermissionDenied, os::fd::AsRawFd as _, os::unix::fs::MetadataExt as _};
 
-use rustix::fs::OFlags;
-
-use crate::fs::read_open;
+use crate::fs::{open, read_open};
 use crate::outcome::Refusal;
 use crate::profile::{Digest, is_skipped, quoted};
 
@@ -121,14 +117,9 @@ impl Includes {
 
     /// Digest and includes of what is at `path`, or why the compiler cannot read it.
     fn look(&mut self, path: &str) -> Result<(Option<Digest>, Vec<String>), &'static str> {
-        let flags = OFlags::NONBLOCK | OFlags::NOCTTY;
-        let mut options = File::options();
-        options.read(true).custom_flags(flags.bits().cast_signed());
-        let file = match options.open(self.base.join(path)) {
+        let file = match open(&self.base.join(path)) {
             Ok(file) => file,
-            Err(error) if error.kind() == ErrorKind::PermissionDenied => {
-                return Err("permission denied");
-            }
+            Err(error) if error.kind() == PermissionDenied => return Err("permission denied"),
             Err(_) => return Ok((None, Vec::new())),
         };
         let data = file.metadata().map_err(|_| "it cannot be looked at")?;

@@ -78,9 +78,8 @@ fn lines(text: &str) -> Vec<Line<'_>> {
     let mut depth = 0_usize;
     let lines = text.lines().enumerate().map(|(index, line)| {
         let text = line.trim_start();
-        let include = text
-            .strip_prefix('#')
-            .filter(|rest| rest.starts_with("include"));
+        let include = text.strip_prefix('#');
+        let include = include.filter(|rest| rest.starts_with("include"));
         let text = include.unwrap_or(text);
         let is_comment = |at: &usize| *at == 0 || text[..*at].ends_with([' ', '\t']);
         let comment = text.match_indices('#').map(|(at, _)| at).find(is_comment);
@@ -154,23 +153,18 @@ fn executed_twice(lines: &[Line], said: &str) -> Option<Mistake> {
 
 /// The last of the lines that cannot stand together, and the numbers of all of them.
 fn clash(lines: &[Line], is_one: impl Fn(&Line) -> bool, words: &str) -> Option<Mistake> {
-    let numbers = lines
-        .iter()
-        .filter(|line| is_one(line))
-        .map(|line| line.number);
+    let found = lines.iter().filter(|line| is_one(line));
+    let numbers = found.map(|line| line.number);
     let all: Vec<String> = numbers.clone().map(|number| number.to_string()).collect();
-    Some((
-        numbers.last()?,
-        format!("{words} (lines {})", all.join(", ")),
-    ))
+    let all = all.join(", ");
+    Some((numbers.last()?, format!("{words} (lines {all})")))
 }
 
 /// Of a rule whose first word the compiler does not know, or whose permissions are none.
 fn unknown(rule: &str) -> Option<String> {
     let is_in = |list: &str, word: &str| list.split(' ').any(|known| known == word);
-    let mut words = rule
-        .split_whitespace()
-        .skip_while(|word| is_in(QUALIFIERS, word));
+    let words = rule.split_whitespace();
+    let mut words = words.skip_while(|word| is_in(QUALIFIERS, word));
     let first = words.next()?;
     if first.starts_with(['/', '@']) {
         return Some(NO_MODES.to_owned());

@@ -14,18 +14,13 @@ mod resources;
 mod tests;
 mod unenforced;
 
-use std::cmp::Reverse;
-use std::collections::BTreeSet;
-use std::fs;
 use std::hash::{BuildHasher as _, RandomState};
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::{Duration, Instant};
+use std::{cmp::Reverse, collections::BTreeSet, fs, os::unix::fs::MetadataExt, process::Command};
 
-use crate::error::Error;
 use crate::outcome::{Refusal, Unenforced};
-use crate::profile::Digest;
+use crate::{error::Error, profile::Digest};
 pub(crate) use child::child;
 use explain::{explain, failed};
 pub(crate) use includes::Includes;
@@ -96,19 +91,21 @@ pub(crate) struct Compiled {
     pub(crate) unenforced: Vec<Unenforced>,
 }
 
+/// What a text became, or why there is no policy of it.
+type Outcome = Result<Compiled, Refusal>;
+
 /// A text by its index, and what it became.
-pub(crate) type Done = (usize, Result<Compiled, Refusal>);
+pub(crate) type Done = (usize, Outcome);
 
 /// A compiler that was found, and how it is called.
-#[derive(Debug)]
 pub(crate) struct Compiler {
     program: PathBuf,
     settings: Settings,
     resources: Resources,
     /// The program and first arguments that end up in [`child`].
     launcher: Vec<String>,
-    /// For messages.
-    features_name: String,
+    /// The features that it compiles for, in words.
+    pub(crate) features_name: String,
     /// The file with other features than the kernel's.
     other_features: Option<NamedTempFile>,
 }
@@ -119,34 +116,30 @@ impl Compiler {
     /// # Errors
     /// [`Error::Node`] where there is none.
     pub(crate) fn find(settings: Settings) -> Result<Self, Error> {
-        let (candidates, missing) = if let Some(program) = &settings.program {
-            let path = program.display();
-            let missing = format!("there is no compiler at {path}: correct --parser");
-            (vec![program.clone()], missing)
-        } else {
-            let candidates = FOLDERS.map(|folder| Path::new(folder).join("apparmor_parser"));
+        let usual = FOLDERS.map(|folder| Path::new(folder).join("apparmor_parser"));
+        let given = settings.program.as_ref().map(std::slice::from_ref);
+        let mut candidates = given.unwrap_or(&usual).iter();
+        let Some(program) = candidates.find(|path| path.is_file()) else {
             let folders = FOLDERS.join(", ");
-            let missing = format!(
-                "there is no apparmor_parser in {folders}: install the package apparmor, or name the program with --parser"
-            );
-            (candidates.to_vec(), missing)
+            return Err(Error::Node(match &settings.program {
+                Some(path) => format!(
+                    "there is no compiler at {}: correct --parser",
+                    path.display()
+                ),
+                None => format!(
+                    "there is no apparmor_parser in {folders}: install the package apparmor, or name the program with --parser"
+                ),
+            }));
         };
-        let program = candidates.into_iter().find(|path| path.is_file());
-        let program = program.ok_or(Error::Node(missing))?;
         let resources = Resources::here(settings.jobs);
         Ok(Self {
-            program,
+            program: program.clone(),
             settings,
             resources,
             launcher: vec!["/proc/self/exe".to_owned(), CHILD.to_owned()],
             features_name: "this kernel's features".to_owned(),
             other_features: None,
         })
-    }
-
-    /// The features that it compiles for, in words.
-    pub(crate) fn features_name(&self) -> &str {
-        &self.features_name
     }
 
     fn features_path(&self) -> &Path {
@@ -289,12 +282,7 @@ impl Compiler {
         owners.map(|metadata| metadata.uid()).collect()
     }
 
-    fn result(
-        &self,
-        text: &Text,
-        process: &mut Process,
-        ended: Ended,
-    ) -> Result<Compiled, Refusal> {
+    fn result(&self, text: &Text, process: &mut Process, ended: Ended) -> Outcome {
         let output = process.output(self.settings.policy_bytes);
         let unread = |error| failed(&format!("cannot read what the compiler wrote: {error}"));
         let (policy, messages) = output.map_err(unread)?;

@@ -1,11 +1,9 @@
 //! One running compiler.
 
-use std::fs::File;
 use std::io::{self, Read as _, Seek as _, Write as _};
-use std::os::fd::OwnedFd;
-use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
+use std::{fs::File, os::fd::OwnedFd, os::unix::process::CommandExt as _};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
@@ -112,10 +110,8 @@ pub(super) fn wait_for_one(processes: &[(usize, Process)], most: Duration) {
     let mut pidfds: Vec<_> = pidfds.map(|fd| PollFd::new(fd, PollFlags::IN)).collect();
     // Rounded up, or the last millisecond would be spent spinning.
     let pause = until.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
-    let _ = poll(
-        &mut pidfds,
-        Timespec::try_from(pause.min(most)).ok().as_ref(),
-    );
+    let pause = Timespec::try_from(pause.min(most)).ok();
+    let _ = poll(&mut pidfds, pause.as_ref());
 }
 
 /// A file in memory that no executed program inherits.

@@ -1,7 +1,6 @@
 //! How many compilers run at once, and how much memory each may have.
 
-use std::fs;
-use std::path::Path;
+use std::{fs, path::Path};
 
 const MIB: u64 = 1024 * 1024;
 

@@ -10,8 +10,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::outcome::Unenforced;
-use crate::profile::printable;
+use crate::{outcome::Unenforced, profile::printable};
 
 /// Names of classes in warnings, and the words of features, where they differ.
 const WORDS: [(&str, &str, &str); 3] = [
@@ -31,15 +30,11 @@ pub(super) fn unenforced(text: &str, messages: &str, features: &str) -> Vec<Unen
         let (_, words) = line.split_once("): ").unwrap_or(("", line));
         let (state, class) = if let Some(class) = words.strip_suffix(" rules not enforced") {
             let named = class.strip_prefix("profile ");
-            let class = named
-                .and_then(|named| named.split_once(' '))
-                .map_or(class, |(_, class)| class);
-            ("not enforced", class)
+            let named = named.and_then(|named| named.split_once(' '));
+            ("not enforced", named.map_or(class, |(_, class)| class))
         } else if let Some(rest) = words.strip_prefix("downgrading ") {
-            (
-                "downgraded to network rules",
-                rest.split(" rule").next().unwrap_or(rest),
-            )
+            let class = rest.split(" rule").next().unwrap_or(rest);
+            ("downgraded to network rules", class)
         } else {
             found.insert(("other", printable(words)), printable(words));
             continue;

@@ -4,12 +4,10 @@
 //! `raw_data` (6.1), a link to `../../raw_data/ID/raw_data` that every profile of one blob shares.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::os::unix::ffi::OsStrExt as _;
-use std::path::Path;
+use std::{os::unix::ffi::OsStrExt as _, path::Path};
 
 use super::Kernel;
-use crate::fs;
-use crate::profile::Digest;
+use crate::{fs, profile::Digest};
 
 /// More than a name or a hash has, in bytes.
 const NAME_BYTES: u64 = 64 << 10;

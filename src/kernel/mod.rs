@@ -7,15 +7,13 @@ mod gate;
 mod preflight;
 pub(crate) mod processes;
 
-use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
-use std::io;
 use std::path::{Path, PathBuf};
+use std::{cell::RefCell, io};
 
 use rustix::fs::{Mode, OFlags};
 
-use crate::error::Error;
-use crate::profile;
+use crate::{error::Error, profile};
 pub(crate) use gate::is_loaded;
 pub(crate) use processes::Scan;
 
@@ -43,7 +41,6 @@ impl Settings {
 }
 
 /// The policy interface of the running kernel, or of a folder made like it.
-#[derive(Debug)]
 pub(crate) struct Kernel {
     settings: Settings,
     /// The security module's folder in securityfs.
@@ -72,8 +69,8 @@ impl Kernel {
             id => Ok(id.to_owned()),
         });
         let file = file.display();
-        let hint = "--proc names where proc is mounted";
-        let purpose = format!("read the boot's id from {file} ({hint})");
+        let purpose =
+            format!("read the boot's id from {file} (--proc names where proc is mounted)");
         id.map_err(Error::io(purpose))
     }
 

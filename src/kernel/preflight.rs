@@ -1,7 +1,8 @@
 //! Asked before the first write: can this process load policy, and if not, what is missing?
 
 use std::fs::{File, OpenOptions, read_to_string};
-use std::io::{ErrorKind, Read as _};
+use std::io::ErrorKind::{PermissionDenied, ReadOnlyFilesystem};
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use super::{Kernel, LABELS};
@@ -16,14 +17,12 @@ impl Kernel {
     /// # Errors
     /// `Error::Node`: what is missing, and how to get it.
     pub(crate) fn preflight(&self) -> Result<(), Error> {
-        self.enabled()?;
-        self.mounted()?;
+        self.present()?;
         let own = self.own_folder();
         initial_namespace(&own)?;
         mac_admin(&own)?;
         if self.parameter("lock_policy").as_deref() == Some("Y") {
             let file = self.parameter_file("lock_policy");
-            let file = file.display();
             return Err(Error::Node(format!(
                 "this kernel's AppArmor policy is locked until the next boot ({file} is Y): boot without that setting"
             )));
@@ -39,8 +38,7 @@ impl Kernel {
     /// # Errors
     /// `Error::Node`: what is missing, and how to get it.
     pub(crate) fn preflight_read(&self) -> Result<(), Error> {
-        self.enabled()?;
-        self.mounted()?;
+        self.present()?;
         self.readable()
     }
 
@@ -49,32 +47,28 @@ impl Kernel {
         Some(value.trim().to_owned())
     }
 
-    fn parameter_file(&self, name: &str) -> PathBuf {
-        let root = &self.settings.root;
-        root.join("sys/module/apparmor/parameters").join(name)
+    fn parameter_file(&self, name: &str) -> String {
+        let folder = self.settings.root.join("sys/module/apparmor/parameters");
+        folder.join(name).display().to_string()
     }
 
-    fn enabled(&self) -> Result<(), Error> {
+    /// Whether this kernel runs AppArmor, and securityfs is mounted.
+    fn present(&self) -> Result<(), Error> {
+        let is_mounted = self.apparmor.is_dir();
         let why = match self.parameter("enabled").as_deref() {
-            Some("Y") => return Ok(()),
-            None if self.apparmor.is_dir() => return Ok(()),
+            Some("Y") | None if is_mounted => return Ok(()),
+            Some("Y") => {
+                let securityfs = self.settings.securityfs.display();
+                return Err(Error::Node(format!(
+                    "{securityfs} has no folder apparmor: on a host run `mount -t securityfs securityfs {securityfs}`; in a container mount the host's /sys/kernel/security by hostPath and name its place with --securityfs"
+                )));
+            }
             Some(_) => "is switched off",
             None => "is missing",
         };
         let file = self.parameter_file("enabled");
-        let file = file.display();
         Err(Error::Node(format!(
             "AppArmor {why} in this kernel ({file}): boot with the kernel parameters `apparmor=1 security=apparmor`, or with apparmor in `lsm=`"
-        )))
-    }
-
-    fn mounted(&self) -> Result<(), Error> {
-        if self.apparmor.is_dir() {
-            return Ok(());
-        }
-        let securityfs = self.settings.securityfs.display();
-        Err(Error::Node(format!(
-            "{securityfs} has no folder apparmor: on a host run `mount -t securityfs securityfs {securityfs}`; in a container mount the host's /sys/kernel/security by hostPath and name its place with --securityfs"
         )))
     }
 
@@ -84,16 +78,15 @@ impl Kernel {
             return Ok(());
         };
         let file = file.display();
-        if error.kind() != ErrorKind::PermissionDenied {
-            let securityfs = self.settings.securityfs.display();
-            return Err(Error::Node(format!(
-                "cannot read {file} ({error}): is {securityfs} a securityfs of this kernel?"
-            )));
+        if error.kind() != PermissionDenied {
+            let at = self.settings.securityfs.display();
+            let line =
+                format!("cannot read {file} ({error}): is {at} a securityfs of this kernel?");
+            return Err(Error::Node(line));
         }
         if !rustix::process::geteuid().is_root() {
-            return Err(Error::Node(format!(
-                "only root can read {file}: run as root"
-            )));
+            let line = format!("only root can read {file}: run as root");
+            return Err(Error::Node(line));
         }
         initial_namespace(&self.own_folder())?;
         let cause = self.cause_of_denial();
@@ -106,10 +99,8 @@ impl Kernel {
         };
         let file = file.display();
         Err(Error::Node(match error.kind() {
-            ErrorKind::PermissionDenied => {
-                format!("{file} may not be written: {}", self.cause_of_denial())
-            }
-            ErrorKind::ReadOnlyFilesystem => format!(
+            PermissionDenied => format!("{file} may not be written: {}", self.cause_of_denial()),
+            ReadOnlyFilesystem => format!(
                 "{file} is mounted read-only: mount it writable (`readOnly: false` on the volumeMount)"
             ),
             _ => format!("cannot open {file} ({error}): this kernel loads no policy there"),

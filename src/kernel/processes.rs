@@ -1,9 +1,7 @@
 //! The processes that each profile confines: a scan of /proc that knows whether it is complete.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
-use std::io;
-use std::os::unix::fs::DirEntryExt as _;
-use std::path::Path;
+use std::{io, os::unix::fs::DirEntryExt as _, path::Path};
 
 use rustix::fs::{PROC_SUPER_MAGIC, statfs};
 use rustix::io::Errno;
@@ -189,9 +187,8 @@ impl Scan {
                 return Ok(any);
             }
         }
-        Err(io::Error::other(
-            "its threads come and go faster than they can be read",
-        ))
+        let reason = "its threads come and go faster than they can be read";
+        Err(io::Error::other(reason))
     }
 }
 

@@ -3,22 +3,21 @@
 //! Redirects are not followed, since the token would go with them.
 
 use std::hash::{BuildHasher as _, RandomState};
-use std::io::{self, BufReader};
-use std::thread;
 use std::time::{Duration, Instant};
+use std::{io::ErrorKind::UnexpectedEof, thread};
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use ureq::Error::{ConnectionFailed, HostNotFound, Io, Rustls, Timeout};
 use ureq::http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER};
 use ureq::http::{Method, Request, Response};
 use ureq::{Agent, Body};
 
 use super::access::{Access, Credentials};
 use super::{Metadata, Object};
-use crate::error::Error;
-use crate::profile::printable;
+use crate::{error::Error, profile::printable};
 
 /// The bytes of one answer: a page of 250 metadata, or an object (etcd takes 1.5 MiB, and Go writes
 /// some characters in six bytes).
@@ -55,7 +54,7 @@ pub(crate) const JSON_PATCH: &str = "application/json-patch+json";
 pub(crate) const MERGE_PATCH: &str = "application/merge-patch+json";
 
 /// A request that failed.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Failure {
     /// The server's answer, if it gave one that was final.
     pub(crate) status: Option<u16>,
@@ -210,16 +209,15 @@ impl Client {
             return Err(self.refusal(path, &mut response));
         }
         let body = response.body_mut().with_config().limit(ANSWER_BYTES);
-        serde_json::from_reader(BufReader::new(body.reader())).map_err(|error| {
-            if error.is_io() {
-                self.trouble(path, io::Error::from(error).into())
-            } else if error.is_eof() {
-                Trouble::Passing("the answer was cut".to_owned(), None)
-            } else {
-                let place = format!("line {} column {}", error.line(), error.column());
-                let reason = format!("the answer makes no sense at {place}: {WHICH_SERVER}");
-                self.give_up(path, &reason)
+        let body = body.read_to_vec();
+        let body = body.map_err(|error| self.trouble(path, error))?;
+        serde_json::from_slice(&body).map_err(|error| {
+            if error.is_eof() {
+                return Trouble::Passing("the answer was cut".to_owned(), None);
             }
+            let place = format!("line {} column {}", error.line(), error.column());
+            let reason = format!("the answer makes no sense at {place}: {WHICH_SERVER}");
+            self.give_up(path, &reason)
         })
     }
 
@@ -251,7 +249,8 @@ impl Client {
         }
         // A `Status` object, if the API itself answers.
         let body = response.body_mut().with_config().limit(64 * 1024);
-        let answer: Value = serde_json::from_reader(body.reader()).unwrap_or_default();
+        let body = body.read_to_vec().unwrap_or_default();
+        let answer: Value = serde_json::from_slice(&body).unwrap_or_default();
         let message = answer["message"].as_str().unwrap_or_default();
         let secret = self.credentials.secret.as_deref();
         let repeats_token = secret.is_some_and(|secret| message.contains(secret));
@@ -274,8 +273,8 @@ impl Client {
     /// The meaning of an error below HTTP.
     fn trouble(&self, path: &str, error: ureq::Error) -> Trouble {
         let tls = match &error {
-            ureq::Error::Rustls(error) => Some(error),
-            ureq::Error::Io(error) => error.get_ref().and_then(|e| e.downcast_ref()),
+            Rustls(error) => Some(error),
+            Io(error) => error.get_ref().and_then(|e| e.downcast_ref()),
             _ => None,
         };
         if let Some(tls) = tls {
@@ -287,11 +286,9 @@ impl Client {
         }
         let text = error.to_string();
         let reason = match error {
-            ureq::Error::Io(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
-                "the server closed the connection"
-            }
-            ureq::Error::Timeout(_) => "no answer in time",
-            ureq::Error::Io(_) | ureq::Error::HostNotFound | ureq::Error::ConnectionFailed => &text,
+            Io(error) if error.kind() == UnexpectedEof => "the server closed the connection",
+            Timeout(_) => "no answer in time",
+            Io(_) | HostNotFound | ConnectionFailed => &text,
             _ => return self.give_up(path, &format!("{text}: {WHICH_SERVER}")),
         };
         Trouble::Passing(reason.to_owned(), None)
@@ -300,9 +297,8 @@ impl Client {
     /// That an answer cannot be used: why.
     pub(crate) fn failure(&self, path: &str, reason: &str) -> Failure {
         Failure {
-            status: None,
-            is_missing: false,
             line: self.line(path, reason),
+            ..Failure::default()
         }
     }
 

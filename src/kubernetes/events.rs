@@ -6,8 +6,7 @@ use ureq::http::Method;
 
 use super::client::{Answer, Client, JSON};
 use crate::outcome::{Kind, Outcome, Severity};
-use crate::profile::Digest;
-use crate::time::Time;
+use crate::{profile::Digest, time::Time};
 
 /// The most events of one pass.
 const MOST: usize = 25;

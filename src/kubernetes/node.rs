@@ -44,17 +44,11 @@ pub(crate) fn is_key(text: &str) -> bool {
     domain.is_none_or(is_dns) && is_dns_label(&label)
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Deserialize)]
 struct Node {
     metadata: Metadata,
     #[serde(default)]
-    spec: Spec,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Spec {
-    taints: Vec<Value>,
+    spec: Value,
 }
 
 /// Takes the taint `key` from the node, unless `memo` says that it was taken from this very object in
@@ -74,7 +68,9 @@ pub(crate) fn clear_taint(
         let found: Node = client.get(&path, JSON)?;
         let uid = found.metadata.uid;
         let known = memo.uid == uid && memo.taint.as_deref() == Some(key);
-        let Some(patch) = untaint(&uid, &found.spec.taints, key).filter(|_| !known) else {
+        let taints = found.spec["taints"].as_array();
+        let patch = taints.and_then(|taints| untaint(&uid, taints, key));
+        let Some(patch) = patch.filter(|_| !known) else {
             return Ok((uid, tries > 0));
         };
         tries += 1;

@@ -104,8 +104,7 @@ fn executions(profile: &Profile) -> Option<BTreeSet<u32>> {
     let (mut bytes, others): (Vec<u8>, Vec<u8>) = (1..=255).partition(matters);
     bytes.extend(others.first());
 
-    let mut fuel = FUEL;
-    let mut found = BTreeSet::new();
+    let (mut fuel, mut found) = (FUEL, BTreeSet::new());
     // A state, and the length of the part of PRIVATE that the path to it ends with.
     let mut open = vec![(files.state(b"/"), 1)];
     let mut seen = HashSet::new();

@@ -123,10 +123,10 @@ impl Automaton<'_> {
 
     /// The classes that a state has a step of its own for; all others lead to the same states.
     pub(super) fn used(&self) -> HashSet<u32> {
-        let places = (0..).zip(&self.tables[CHECK]);
-        let class =
-            |(place, state): (u32, &u32)| place.wrapping_sub(self.at(BASE, *state) & 0xff_ffff);
-        places.map(class).collect()
+        let base = |state: &u32| self.at(BASE, *state) & 0xff_ffff;
+        let steps = (0_u32..).zip(&self.tables[CHECK]);
+        let classes = steps.map(|(place, state)| place.wrapping_sub(base(state)));
+        classes.collect()
     }
 
     /// The grant of `state`, in a class other than files.

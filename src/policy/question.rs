@@ -12,8 +12,7 @@ use super::automata::{
     READ, UNCONFINED, UNSAFE, WRITE,
 };
 use super::words::{CAPABILITIES, FAMILIES, FORMS, SIGNALS, SOCKETS, number};
-use crate::profile::nearest;
-use crate::profile::{Mode, quoted};
+use crate::profile::{Mode, nearest, quoted};
 
 /// Classes of the policy (`include/apparmor.h`).
 const FILE: u8 = 2;
@@ -99,9 +98,8 @@ impl Question {
         };
         if class == FILE && !key.starts_with(b"/") || class != FILE && owner {
             let words = quoted(&words.join(" "));
-            return Err(format!(
-                "{words}: a path begins with /, and only files have an owner"
-            ));
+            let hint = "a path begins with /, and only files have an owner";
+            return Err(format!("{words}: {hint}"));
         }
         if class != FILE && words.iter().any(|word| word.contains("//&")) {
             return Err("a stack of profiles: ask for each of them".to_owned());

@@ -70,8 +70,7 @@ fn read<'a>(rest: &mut &'a [u8]) -> Read<Vec<Profile<'a>>> {
 
 /// A value and its name, which may be empty.
 fn item<'a>(rest: &mut &'a [u8]) -> Read<(&'a str, Value<'a>)> {
-    let mut name = "";
-    let mut tag = number(rest, 1)?;
+    let (mut name, mut tag) = ("", number(rest, 1)?);
     if tag == 4 {
         name = text(rest)?;
         tag = number(rest, 1)?;
@@ -79,9 +78,7 @@ fn item<'a>(rest: &mut &'a [u8]) -> Read<(&'a str, Value<'a>)> {
     let value = match tag {
         0..=3 => Number(number(rest, 1 << tag)?),
         5 => Text(text(rest)?),
-        6 => number(rest, 4)
-            .and_then(|length| take(rest, length))
-            .map(Blob)?,
+        6 => Blob(take(number(rest, 4)?, rest)?),
         7 | 9 => Begin,
         11 => number(rest, 2).map(|_| Begin)?,
         8 | 10 | 12 => End,
@@ -91,20 +88,19 @@ fn item<'a>(rest: &mut &'a [u8]) -> Read<(&'a str, Value<'a>)> {
 }
 
 fn number(rest: &mut &[u8], length: u32) -> Read<u32> {
-    let digits = take(rest, length)?.iter().rev();
+    let digits = take(length, rest)?.iter().rev();
     Ok(digits.fold(0, |number, digit| number << 8 | u32::from(*digit)))
 }
 
 /// A length and a text with a NUL at its end.
 fn text<'a>(rest: &mut &'a [u8]) -> Read<&'a str> {
-    let length = number(rest, 2)?;
-    let Some((0, text)) = take(rest, length)?.split_last() else {
+    let Some((0, text)) = take(number(rest, 2)?, rest)?.split_last() else {
         return Err("a text without an end");
     };
     std::str::from_utf8(text).map_err(|_| "a text that is not UTF-8")
 }
 
-fn take<'a>(rest: &mut &'a [u8], length: u32) -> Read<&'a [u8]> {
+fn take<'a>(length: u32, rest: &mut &'a [u8]) -> Read<&'a [u8]> {
     let (taken, left) = rest.split_at_checked(length as usize).ok_or("it ends")?;
     *rest = left;
     Ok(taken)

@@ -1,7 +1,6 @@
 //! The words of questions, in the order of the numbers that the kernel gives them.
 
-use crate::profile::nearest;
-use crate::profile::quoted;
+use crate::profile::{nearest, quoted};
 
 /// `include/uapi/linux/capability.h`
 pub(super) const CAPABILITIES: &str = "chown dac_override dac_read_search fowner fsetid kill setgid \

@@ -1,12 +1,9 @@
 //! Readable copies of the loaded texts (`--copy-to`), as kapparmor keeps them.
 
-use std::collections::BTreeMap;
-use std::io;
-use std::path::Path;
+use std::{collections::BTreeMap, io, path::Path};
 
 use crate::fs::{replace_durably, sweep};
-use crate::profile::Digest;
-use crate::state::Set;
+use crate::{profile::Digest, state::Set};
 
 /// Gives the text with a digest, or why there is none.
 type Texts<'a> = &'a dyn Fn(Digest) -> Result<Vec<u8>, String>;

@@ -2,15 +2,11 @@
 //!
 //! <https://prometheus.io/docs/instrumenting/exposition_formats/>
 
-use std::collections::BTreeMap;
-use std::fmt::Display;
-use std::time::Duration;
+use std::{collections::BTreeMap, fmt::Display, time::Duration};
 
 use super::status::Status;
 use super::{names, standing};
-use crate::outcome::Kind;
-use crate::profile::is_obeyed;
-use crate::state::Set;
+use crate::{outcome::Kind, profile::is_obeyed, state::Set};
 
 /// The whole file. Of a `set` that could not be read, only what `status` says is there.
 pub(crate) fn render(name: &str, set: Option<&Set>, status: &Status) -> String {

@@ -6,14 +6,11 @@ pub(crate) mod metrics;
 pub(crate) mod status;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
-use std::path::PathBuf;
+use std::{fmt, path::PathBuf};
 
-use crate::error::Exit;
 use crate::outcome::{Kind, Outcome, Severity, Unenforced};
 use crate::profile::{Digest, ProfileName, printable};
-use crate::state::Set;
-use crate::time::Time;
+use crate::{error::Exit, state::Set, time::Time};
 
 /// The schema of every JSON document that is printed.
 pub(crate) const SCHEMA: u32 = 1;
@@ -28,7 +25,6 @@ pub(crate) struct Settings {
 }
 
 /// The result of a pass.
-#[derive(Debug)]
 pub(crate) struct Report {
     /// By profile.
     pub(crate) outcomes: Vec<Outcome>,
@@ -93,9 +89,8 @@ impl Report {
     fn unenforced(&self) -> BTreeMap<&str, &Vec<Unenforced>> {
         let records = self.set.in_force();
         let records = records.filter(|(_, record)| !record.unenforced.is_empty());
-        records
-            .map(|(name, record)| (name.as_str(), &record.unenforced))
-            .collect()
+        let rules = records.map(|(name, record)| (name.as_str(), &record.unenforced));
+        rules.collect()
     }
 
     const fn result(&self) -> &'static str {
@@ -137,10 +132,8 @@ impl Report {
     /// ends with.
     pub(crate) fn log_end(&self, before: Option<Time>) {
         let waiting = |outcome: &&Outcome| outcome.severity == Severity::Waiting;
-        self.outcomes
-            .iter()
-            .filter(waiting)
-            .for_each(logger::outcome);
+        let outcomes = self.outcomes.iter().filter(waiting);
+        outcomes.for_each(logger::outcome);
         let problems = self.set.problems.iter();
         for (profile, problem) in problems.filter(|(_, problem)| Some(problem.since) < before) {
             logger::outcome(&problem.outcome(profile));
@@ -175,9 +168,8 @@ impl fmt::Display for Report {
         let names: Vec<_> = own.take(SHOWN).map(|(name, _)| printable(name)).collect();
         if !names.is_empty() {
             let names = names.join(", ");
-            parts.push(format!(
-                "not all rules are enforced: {names} (see armorer status)"
-            ));
+            let hint = "(see armorer status)";
+            parts.push(format!("not all rules are enforced: {names} {hint}"));
         }
         parts.extend_from_slice(&self.remarks);
         f.write_str(&parts.join("; "))

@@ -1,17 +1,14 @@
 //! The status file: the last pass, for probes, labels, metrics and the next pass.
 
-use std::collections::BTreeMap;
-use std::path::Path;
-use std::time::Duration;
+use std::{collections::BTreeMap, path::Path, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
 use super::{Report, SCHEMA};
 use crate::error::{Error, Exit};
 use crate::fs::{read, replace};
-use crate::kubernetes::node::Memo;
-use crate::profile::Digest;
 use crate::time::{Stamp, Time};
+use crate::{kubernetes::node::Memo, profile::Digest};
 
 /// The largest status file, in bytes.
 const LIMIT: u64 = 4 << 20;

@@ -9,13 +9,11 @@ use percent_encoding::percent_decode_str;
 use serde::Deserialize;
 
 use super::{Found, Known, Limits, Text, text};
-use crate::desired::RawProfile;
-use crate::error::Error;
 use crate::kubernetes::client::{Answer, Client, JSON, METADATA};
 use crate::kubernetes::{Metadata, is_dns, is_dns_label};
-use crate::outcome::Refusal;
 use crate::profile::{Digest, is_skipped};
 use crate::state::{Object, Version};
+use crate::{desired::RawProfile, error::Error, outcome::Refusal};
 
 pub(super) const SCHEME: &str = "configmap://";
 /// A selection is read anew this often when a ConfigMap went away meanwhile.
@@ -204,11 +202,10 @@ impl Reading<'_> {
                 found.objects.insert(key.clone(), Object { version, texts });
             }
             for (name, text) in texts {
-                let (source, place) = (self.source.written.clone(), key.clone());
                 let profile = RawProfile {
                     name,
-                    source,
-                    place,
+                    source: self.source.written.clone(),
+                    place: key.clone(),
                     text,
                 };
                 found.keep(profile, self.limits)?;

@@ -10,22 +10,17 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{File, FileType};
-use std::io;
-use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
-use std::thread;
 use std::time::{Duration, SystemTime};
+use std::{io, os::unix::ffi::OsStrExt as _, thread};
 
 use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 use rustix::io::Errno;
 
 use super::{Found, Limits, Text, text};
-use crate::desired::RawProfile;
-use crate::error::Error;
-use crate::fs;
-use crate::outcome::Refusal;
 use crate::profile::{is_skipped, printable};
+use crate::{desired::RawProfile, error::Error, fs, outcome::Refusal};
 
 /// A reading that failed is tried again this often.
 const RETRIES: u32 = 3;

@@ -1,22 +1,16 @@
 //! Texts for `check` and `can`: folders, files, ConfigMaps in a manifest, standard input.
 
-use std::collections::BTreeMap;
-use std::io::Read as _;
-use std::mem::take;
-use std::path::Path;
+use std::{collections::BTreeMap, io::Read as _, mem::take, path::Path};
 
 use saphyr_parser::{Event, Parser};
 
 use super::{Found, Limits, folder, text};
-use crate::desired::RawProfile;
-use crate::error::Error;
-use crate::fs;
+use crate::{desired::RawProfile, error::Error, fs};
 
 /// The API server takes no larger ConfigMap.
 const MANIFEST_BYTES: u64 = 2 << 20;
 
 /// The profiles at one path.
-#[derive(Debug)]
 pub(crate) struct Local {
     pub(crate) profiles: Vec<RawProfile>,
     /// Of each text in a manifest, the manifest's line before it.
@@ -60,10 +54,9 @@ pub(crate) fn read(path: &Path, limits: &Limits) -> Result<Local, Error> {
 }
 
 fn first_profile(text: &str) -> Option<&str> {
-    let mut names = text
-        .lines()
-        .filter_map(|line| line.trim().strip_prefix("profile "));
-    let name = names.next()?.split_whitespace().next()?;
+    let mut lines = text.lines();
+    let first = lines.find_map(|line| line.trim().strip_prefix("profile "))?;
+    let name = first.split_whitespace().next()?;
     Some(name.trim_matches(['"', '{']))
 }
 

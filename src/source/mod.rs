@@ -5,15 +5,11 @@ pub(crate) mod folder;
 pub(crate) mod local;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
-use std::path::PathBuf;
+use std::{fmt, path::PathBuf};
 
-use crate::desired::RawProfile;
-use crate::error::Error;
-use crate::kubernetes::client::Client;
-use crate::outcome::Refusal;
 use crate::profile::{Digest, quoted};
 use crate::state::Object;
+use crate::{desired::RawProfile, error::Error, kubernetes::client::Client, outcome::Refusal};
 use configmaps::{ConfigMaps, Reading, SCHEME};
 
 /// A place that profiles come from.

@@ -9,19 +9,16 @@
 //!   policy/DIGEST.policy    a compiled policy, by its digest
 //! ```
 
-use std::collections::HashSet;
 use std::fs::{DirBuilder, DirEntry, File, Permissions, TryLockError};
-use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
+use std::{collections::HashSet, io};
 
 use rustix::fs::OFlags;
 
 use super::{Set, State};
-use crate::error::Error;
-use crate::fs;
-use crate::profile::Digest;
+use crate::{error::Error, fs, profile::Digest};
 
 /// The largest file that is read back, in bytes.
 const LIMIT: u64 = 64 << 20;

@@ -26,7 +26,7 @@ pub(super) struct Record<'a>(HashMap<&'a str, String>);
 
 /// The line as text: the journal's JSON (systemd.journal-fields(7)) becomes a line as of syslog.
 pub(super) fn text(line: &str) -> String {
-    let Ok(entry @ Value::Object(_)) = serde_json::from_str(line) else {
+    let Ok(entry @ Value::Object(_)) = serde_json::from_slice(line.as_bytes()) else {
         return line.to_owned();
     };
     let text = |key: &str| entry[key].as_str().unwrap_or_default();
@@ -66,8 +66,7 @@ impl<'a> Record<'a> {
         if fields.contains_key("ouid") && fields.get("ouid") == fields.get("fsuid") {
             fields.insert("owner", "owner".into());
         }
-        let denied = fields.get("denied_mask").map_or("", String::as_str);
-        let modes = modes(denied);
+        let modes = modes(fields.get("denied_mask").map_or("", String::as_str));
         fields.insert("modes", modes);
         let id = before.split(['(', ')']).nth(1).unwrap_or_default();
         let seconds = id.split('.').next().and_then(|text| text.parse().ok());
