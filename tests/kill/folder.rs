@@ -329,7 +329,7 @@ fn nodes(busy: bool) -> Vec<(Native, crate::sweep::Undisturbed)> {
 #[test]
 fn killed_at_each_system_call() {
     let nodes = nodes(true);
-    let points = chosen(&nodes[0].1.calls, kills(&nodes[0].1.calls), 25);
+    let points = chosen(&nodes[0].1.calls, kills(&nodes[0].1.calls), 100);
     sweep("SIGKILL at each call, folder as root", &nodes, &points);
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::folder::Native;
-use crate::sweep::{InForce, Node as _, chosen, faults, kills, state_reads};
+use crate::sweep::{InForce, Node as _, all, chosen, day, faults, kills, state_reads};
 use crate::trace::{At, Deed, Trace};
 
 /// What an undisturbed `restore` brings, and the pass after it.
@@ -37,7 +37,10 @@ fn a_restore_disturbed_at_each_call_is_finished_by_the_next_or_by_a_pass() {
     let loads = restore.calls.iter().filter(|call| call.writes()).count();
     assert!(loads >= 5, "it makes {loads} writing calls");
     let mut wrong = Vec::new();
-    for (n, (at, call)) in kills.iter().chain(&faults).enumerate() {
+    let share = |n: &usize| all() || (n + day()).is_multiple_of(3);
+    let points = kills.iter().chain(&faults).enumerate();
+    let points: Vec<_> = points.filter(|(n, _)| share(n)).collect();
+    for &(n, (at, call)) in &points {
         native.reset();
         let disturbed = native.restore(Some(*at));
         let why = ended_well(&disturbed, *at, &native, &expected)
@@ -52,9 +55,8 @@ fn a_restore_disturbed_at_each_call_is_finished_by_the_next_or_by_a_pass() {
         }));
     }
     println!(
-        "restore: killed at {} calls, {} failing writes; {} did not end well",
-        kills.len(),
-        faults.len(),
+        "restore: disturbed at {} calls; {} did not end well",
+        points.len(),
         wrong.len()
     );
     assert!(wrong.is_empty(), "{wrong:#?}");
