@@ -66,10 +66,9 @@ def write_bare(file, data):
 
 
 def loaded():
-    """What a reboot would take away: armorer's own profile too, or it would be a stranger's to the next state."""
-    ours = ("custom.bench-", "armorer.compiler ")
+    """The profiles that a reboot would take away."""
     with open(f"{KERNEL}/profiles") as file:
-        return [line.rsplit(" (", 1)[0] for line in file if line.startswith(ours)]
+        return [line.rsplit(" (", 1)[0] for line in file if line.startswith("custom.bench-")]
 
 
 def unload():
@@ -88,7 +87,7 @@ def blobs(names_):
         records = json.load(file)["sets"]["default"]["profiles"]
     found = []
     for name in names_:
-        with open(f"{STATE}/policy/{records[name]['blob']}.blob", "rb") as file:
+        with open(f"{STATE}/policy/{records[name]['policy']}.policy", "rb") as file:
             found.append(file.read())
     return found
 

@@ -1,4 +1,4 @@
-"""Profiles to load, and a folder that looks like a node (as tests/it/node.rs makes one)."""
+"""Profiles to load, and a folder that looks like a node (as tests/harness makes one)."""
 
 import json
 import os
@@ -20,7 +20,7 @@ def plain(name, variant=""):
     """A profile of 2 KiB that includes nothing: for the cases that are not about compiling."""
     head = f"profile {name} {{\n  file,\n  signal,\n"
     tail = f"  deny /srv/{name}/secret{variant} w,\n}}\n"
-    comment = "  # what this line says is of no use but for its length\n"
+    comment = "  # this line is here for its length, and says nothing else\n"
     lines = (2048 - len(head) - len(tail)) // len(comment)
     body = comment * lines
     rest = 2048 - len(head) - len(tail) - len(body)
@@ -45,7 +45,7 @@ def fill(folder, wanted, text):
 
 
 class Node:
-    """A snapshot of what a kernel shows, and no emulation: what is written is not loaded."""
+    """A snapshot of a kernel's files, and no emulation: policy that is written is not loaded."""
 
     def __init__(self, root, features):
         self.root = root
@@ -53,7 +53,7 @@ class Node:
         shutil.rmtree(root, ignore_errors=True)
         write(f"{root}/sys/module/apparmor/parameters/enabled", "Y\n")
         shutil.copytree(features, f"{self.policy}/features")
-        for file in ["profiles", ".replace", ".remove"]:
+        for file in ["profiles", ".load", ".replace", ".remove"]:
             write(f"{self.policy}/{file}", "")
         write(f"{self.policy}/revision", "1\n")
         os.makedirs(f"{self.policy}/policy/profiles")
@@ -77,7 +77,7 @@ class Node:
             return json.load(file)
 
     def show(self, digests):
-        """Has the kernel hold `digests`: {name: sha256 of its blob}."""
+        """The kernel holds `digests` from now on: {name: sha256 of its policy}."""
         shutil.rmtree(f"{self.policy}/policy/profiles")
         for name, digest in digests.items():
             entry = f"{self.policy}/policy/profiles/{name}.1"
@@ -89,6 +89,6 @@ class Node:
         write(f"{self.policy}/revision", f"{revision + 1}\n")
 
     def recorded(self):
-        """What the last pass would have loaded: {name: sha256 of its blob}."""
+        """The policies of the last pass: {name: sha256 of its policy}."""
         profiles = self.state()["sets"]["default"]["profiles"]
-        return {name: record["blob"] for name, record in profiles.items()}
+        return {name: record["policy"] for name, record in profiles.items()}
