@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# What the scripts share: words for the user, packages of the host, and Debian packages
+# Shared by the scripts: messages for the user, packages of the host, and Debian packages
 # taken from a package list of our own. Sourced, not run.
 
 PATH=$PATH:/usr/sbin:/sbin
@@ -7,7 +7,7 @@ top=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 cache=$top/target/cache
 mkdir -p "$cache"
 
-# Everything meant for people goes to stderr; stdout belongs to the script's result.
+# Messages for people go to stderr; stdout has the script's result.
 say() { printf '%s: %s\n' "${0##*/}" "$*" >&2; }
 die() { say "$@"; exit "${die_status:-1}"; }
 
@@ -33,19 +33,19 @@ need() {
     if [ "$(id -u)" = 0 ]; then
         say "installing ${missing[*]}"
     else
-        command -v sudo >/dev/null || die "no sudo here: as root, apt-get install ${missing[*]}, and run again"
+        command -v sudo >/dev/null || die "no sudo found: as root, apt-get install ${missing[*]}, and run again"
         say "installing ${missing[*]} with sudo"
     fi
     host_apt_get install --no-install-recommends "${missing[@]}" >/dev/null 2>&1 && return
     host_apt_get update || say "apt-get update had errors; trying to install anyway"
     host_apt_get install --no-install-recommends "${missing[@]}" >/dev/null ||
-        die "could not install ${missing[*]}: mend apt, or install them yourself, and run again"
+        die "could not install ${missing[*]}: repair apt, or install them yourself, and run again"
 }
 
 # locked FILE: holds FILE's lock until this process ends or calls `unlock`.
 locked() {
     exec 9>"$1"
-    flock -n 9 || { say "waiting for another run that prepares the same"; flock 9; }
+    flock -n 9 || { say "waiting for another run with the same preparation"; flock 9; }
 }
 unlock() { exec 9>&-; }
 
@@ -74,12 +74,12 @@ apt_lists_known() {
     apt-get indextargets --format '$(ORIGIN)' 'Created-By: Packages' | grep -q .
 }
 
-# runs ARCH: programs of this Debian architecture run here, where need be by qemu, which the kernel is
-# told to start for them (binfmt_misc; in every chroot and container too, by the flag F).
+# runs ARCH: programs of this Debian architecture run here, where need be by qemu, which the kernel
+# starts for them (binfmt_misc; in every chroot and container too, by the flag F).
 runs() {
     local formats=/proc/sys/fs/binfmt_misc
     [ "$1" != "$(dpkg --print-architecture)" ] || return 0
-    [ "$1" = arm64 ] || die "programs for $1 cannot be run here"
+    [ "$1" = arm64 ] || die "this host cannot run programs for $1"
     need qemu-aarch64-static=qemu-user-static
     [ -e $formats/register ] || as_root mount -t binfmt_misc binfmt_misc $formats || die "this kernel has no binfmt_misc"
     [ ! -e $formats/qemu-aarch64 ] || return 0
@@ -93,11 +93,11 @@ keyring=/usr/share/keyrings/debian-archive-keyring.gpg
 need_keyring() { [ -e "$keyring" ] || need "$keyring=debian-archive-keyring"; }
 
 # apt_from SUITE: makes the array `apt_options`, with which apt-get and apt-cache see only that
-# Debian suite (for $deb_arch), with lists and caches of their own; for SUITE `host`, what the host's
-# apt sees. The host's own sources stay as they are, its proxy settings apply.
+# Debian suite (for $deb_arch), with lists and caches of their own; for SUITE `host`, the
+# host's own. The host's sources stay as they are, its proxy settings apply.
 deb_arch=amd64
 apt_from() {
-    # What is fetched goes into a cache that need not be open to apt's own user.
+    # Downloads go into a cache that need not be open to apt's own user.
     apt_options=(-o "APT::Sandbox::User=$(id -un)")
     [ "$1" != host ] || return 0
     local root=$cache/apt/$1 mirror
@@ -110,7 +110,7 @@ apt_from() {
         -o "APT::Architecture=$deb_arch" -o "APT::Architectures=$deb_arch" -o Acquire::Languages=none
     )
     [ ! -e "$root/complete" ] || return 0
-    mirror=$(debian_mirror) || { say "apt here knows no Debian mirror"; return 1; }
+    mirror=$(debian_mirror) || { say "apt has no Debian mirror"; return 1; }
     mkdir -p "$root/state/lists/partial" "$root/cache/archives/partial"
     : >"$root/status"
     echo "deb [signed-by=$keyring] $mirror $1 main" >"$root/sources.list"
@@ -129,7 +129,7 @@ fetch() {
     mkdir -p "$dir"
     apt_from "$suite" || return 1
     (cd "$dir" && apt-get -qq "${apt_options[@]}" download "$@" >&2) && return
-    say "not had with the package list at hand; reading it anew"
+    say "not found by the present package list; reading it again"
     if [ "$suite" = host ]; then
         host_apt_get update || true
     else

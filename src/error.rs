@@ -6,7 +6,7 @@ use std::{io, process::ExitCode};
 /// How an invocation ended: the exit codes of the contract.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Exit {
-    /// The kernel holds what is desired; for a question: allowed.
+    /// The desired profiles are in force; for a question: allowed.
     Converged = 0,
     /// A profile is refused, failed, in conflict or missing, or a scan was incomplete; denied.
     Incomplete = 1,
@@ -36,7 +36,7 @@ impl From<Exit> for ExitCode {
 
 /// The reason why an invocation ends early. One profile's is a [`crate::outcome::Refusal`].
 ///
-/// Each text is one line that says where, what and what to do next; a cause is its `source()`.
+/// Each text is one line: the place, the problem and the way out; a cause is its `source()`.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
     /// The command line or a variable is wrong.

@@ -1,19 +1,19 @@
 //! armorer keeps the AppArmor profiles of a Kubernetes node equal to the desired ones.
 //!
-//! One invocation is one pass: read what is desired, look at what the kernel has, apply the
+//! One invocation is one pass: read the desired profiles, look at the kernel's, apply the
 //! difference, prove it, record it, exit. Nothing stays resident.
 //!
 //! # Promises
 //!
 //! 1. No confinement is taken from a running or starting process (`pass::remove`, `kernel::processes`).
-//! 2. Only what armorer owns is touched: ownership is by set and ends with the boot (`plan`, `state`).
-//! 3. What it says is what the kernel says: what is written is read back (`pass::observe`), and other
-//!    programs' changes are undone by the next pass.
+//! 2. Only owned profiles are touched: ownership is by set and ends with the boot (`plan`, `state`).
+//! 3. Reports are the kernel's word: every write is read back (`pass::observe`), and the next pass
+//!    undoes other programs' changes.
 //! 4. One bad profile harms no other: it is refused, and its last good version stays (`pass::load`).
 //! 5. A source that cannot be read completely is never treated as an empty one (`source`).
 //! 6. Killed at any instruction, the next pass converges: intent is recorded before the kernel is
 //!    touched (`pass::journal`), files are replaced whole (`fs`).
-//! 7. Profile text is untrusted: the compiler runs in a cage (`compiler`), and what is checked is the
+//! 7. Profile text is untrusted: the compiler runs in a cage (`compiler`), and the checks read the
 //!    compiled policy (`policy`, `rules`).
 //! 8. A pass that changes nothing costs nearly nothing (`pass::work`).
 //!
@@ -76,7 +76,7 @@ fn main() -> ExitCode {
     let words = arguments.iter();
     let words = words.map(|argument| argument.to_str().map(str::to_owned));
     let Some(words) = words.collect::<Option<Vec<String>>>() else {
-        complain(&format!("the arguments {arguments:?} are not all UTF-8"));
+        complain(&format!("not all arguments are UTF-8: {arguments:?}"));
         return Exit::Usage.into();
     };
     if let [_, first, rest @ ..] = words.as_slice()

@@ -8,7 +8,7 @@ use strum::{Display, EnumIter, IntoEnumIterator as _, IntoStaticStr};
 
 use crate::profile::printable;
 
-/// What became of a profile.
+/// A profile's outcome.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, EnumIter)]
 #[strum(serialize_all = "lowercase")]
 #[derive(Display, IntoStaticStr, Serialize, Deserialize)]
@@ -36,7 +36,7 @@ pub(crate) enum Kind {
     Failed,
 }
 
-/// What an outcome asks of a person.
+/// The attention that an outcome needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Severity {
@@ -78,7 +78,7 @@ pub(crate) struct Outcome {
     pub(crate) profile: String,
     pub(crate) kind: Kind,
     pub(crate) severity: Severity,
-    /// Why, and what to do next.
+    /// The reason, and the way out.
     pub(crate) message: String,
     /// Of a refusal, its word for machines.
     #[serde(skip_serializing_if = "Option::is_none")]

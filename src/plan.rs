@@ -1,4 +1,4 @@
-//! The decisions, as data: (desired, observed, record, clock) -> what to do and why. Pure.
+//! The decisions, as data: (desired, observed, record, clock) -> actions with reasons. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -11,12 +11,12 @@ use crate::profile::{Digest, Mode, ProfileName, is_within, parent};
 use crate::state::{Owned, Pending, Record, Set, State, Unwanted};
 use crate::time::{Stamp, in_words};
 
-/// So many repairs of one profile within [`CONTEST_WINDOW`], and it is left alone for a while.
+/// After so many repairs within [`CONTEST_WINDOW`], a profile is left alone for a while.
 pub(crate) const CONTEST_REPAIRS: usize = 3;
 /// See [`CONTEST_REPAIRS`].
 pub(crate) const CONTEST_WINDOW: Duration = Duration::from_mins(10);
-/// A removal that only a starting program puts off for so long is blocked.
-pub(crate) const PUT_OFF_LIMIT: Duration = Duration::from_mins(15);
+/// A removal that is deferred for so long only by a starting program is blocked.
+pub(crate) const DEFERRAL_LIMIT: Duration = Duration::from_mins(15);
 
 /// The options that decisions depend on.
 #[derive(Clone, Debug, Default)]
@@ -63,7 +63,7 @@ impl Candidate {
     }
 }
 
-/// All that a decision is made from.
+/// The basis of a decision.
 pub(crate) struct Facts<'a> {
     pub(crate) state: &'a State,
     pub(crate) set_name: &'a str,
@@ -74,16 +74,16 @@ pub(crate) struct Facts<'a> {
     pub(crate) now: Stamp,
 }
 
-/// What is to be done about a candidate.
+/// The decision about a candidate.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Decision {
     /// It is in force.
     Keep,
-    /// It is in force, and from now on ours.
-    Own(Why),
+    /// It is in force, and owned from now on.
+    Own(Reason),
     /// It is to be written to the kernel. [`Kind::Load`]: none of its names is loaded; [`Kind::Replace`]:
     /// some are.
-    Write(Kind, Why),
+    Write(Kind, Reason),
     /// It is left alone.
     Leave { kind: Kind, message: String },
     /// Another file of the set brings one of its names.
@@ -92,7 +92,7 @@ pub(crate) enum Decision {
 
 /// The reasons for a write or an ownership.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Why {
+pub(crate) enum Reason {
     New,
     Changed,
     NotLoadedSinceBoot,
@@ -107,24 +107,24 @@ pub(crate) enum Why {
     Replaced,
 }
 
-impl Why {
+impl Reason {
     /// Whether it is another program's change.
     pub(crate) const fn is_repair(self) -> bool {
         matches!(self, Self::Unloaded | Self::OtherMode(_) | Self::Replaced)
     }
 }
 
-impl fmt::Display for Why {
+impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::New => "new",
             Self::Changed => "changed",
             Self::NotLoadedSinceBoot => "not loaded since boot",
-            Self::Interrupted => "an interrupted pass left it",
+            Self::Interrupted => "left by an interrupted pass",
             Self::Adopted => "taken over by --adopt",
             Self::SameContents => "already loaded with the desired contents",
             Self::Unloaded => {
-                "another program unloaded it: processes that it confined stay unconfined until they are restarted"
+                "another program unloaded it: processes that it confined stay unconfined until restarted"
             }
             Self::OtherMode(mode) => return write!(f, "another program set it to {mode}"),
             Self::Replaced => "another program replaced it",
@@ -135,7 +135,7 @@ impl fmt::Display for Why {
 /// Whether a name may be removed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
-    /// It is not loaded, or not ours any more: its ownership ends.
+    /// It is not loaded, or no longer owned: its ownership ends.
     Gone,
     /// It goes, if a scan directly before finds no process: why.
     Due(String),
@@ -145,20 +145,26 @@ pub(crate) enum Verdict {
 
 /// The use of a name, by a scan.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Sighting {
+pub(crate) enum Usage {
     Unused,
     /// By which processes.
     InUse(String),
-    /// Why the scan is incomplete.
+    /// Reason the scan is incomplete.
     Unknown(String),
 }
+
+/// Reports the use of a name.
+type Seen<'a> = &'a mut dyn FnMut(&str) -> Usage;
+
+/// Names, each with the reason that keeps it loaded, if there is one.
+pub(crate) type Kept = Vec<(String, Option<String>)>;
 
 impl Facts<'_> {
     pub(crate) fn set(&self) -> &Set {
         &self.state.sets[self.set_name]
     }
 
-    /// What is to be done about `candidate`.
+    /// Decides about `candidate`.
     pub(crate) fn decide(&self, candidate: &Candidate) -> Decision {
         if let Err(decision) = self.check_names(candidate) {
             return decision;
@@ -171,7 +177,7 @@ impl Facts<'_> {
                 continue;
             }
             match self.claim(candidate, name) {
-                Ok(Why::SameContents) => taken = taken.or(Some(Why::SameContents)),
+                Ok(Reason::SameContents) => taken = taken.or(Some(Reason::SameContents)),
                 Ok(why) => taken = Some(why),
                 Err(message) => {
                     let kind = Kind::Conflict;
@@ -182,7 +188,7 @@ impl Facts<'_> {
         match (self.difference(candidate), taken) {
             (None, None) => match self.set().profiles.get(&candidate.name) {
                 Some(known) if known.policy == candidate.record.policy => Decision::Keep,
-                _ => Decision::Own(Why::Interrupted),
+                _ => Decision::Own(Reason::Interrupted),
             },
             (None, Some(why)) => Decision::Own(why),
             (Some(_), Some(why)) => Decision::Write(Kind::Replace, why),
@@ -212,12 +218,11 @@ impl Facts<'_> {
         new += usize::from(!owned.contains_key(file.as_str()));
         let most = self.options.most_names;
         if new > 0 && owned.len() + new > most {
-            return Err(Decision::Leave {
-                kind: Kind::Refused,
-                message: format!(
-                    "the set would own more than {most} profiles, children and hats: take some out, or raise --max-profiles"
-                ),
-            });
+            let message = format!(
+                "the set would own more than {most} profiles, children and hats: remove some, or raise --max-profiles"
+            );
+            let kind = Kind::Refused;
+            return Err(Decision::Leave { kind, message });
         }
         Ok(())
     }
@@ -231,19 +236,19 @@ impl Facts<'_> {
             })
     }
 
-    /// Why a loaded `name` that is not owned may become ours.
-    fn claim(&self, candidate: &Candidate, name: &str) -> Result<Why, String> {
+    /// Reason a loaded `name` that is not owned may become owned.
+    fn claim(&self, candidate: &Candidate, name: &str) -> Result<Reason, String> {
         if let Some(owner) = self.state.owner_besides(self.set_name, name) {
             return Err(format!(
-                "{name} belongs to the set {owner}: desire it in one set only"
+                "{name} belongs to the set {owner}: keep it in one set only"
             ));
         }
         let mut adopt = self.options.adopt.iter();
         if adopt.any(|pattern| WildMatch::new(pattern).matches(name)) {
-            return Ok(Why::Adopted);
+            return Ok(Reason::Adopted);
         }
         if self.observed.contents.get(name) == Some(&candidate.record.policy) {
-            return Ok(Why::SameContents);
+            return Ok(Reason::SameContents);
         }
         Err(format!(
             "{name} is loaded by another program with other contents: rename yours, or take it over with --adopt '{name}'"
@@ -252,13 +257,13 @@ impl Facts<'_> {
 
     /// How the kernel differs from `candidate`; a kernel that shows no contents is believed as long
     /// as record and ownership say that this policy was loaded.
-    fn difference(&self, candidate: &Candidate) -> Option<Why> {
+    fn difference(&self, candidate: &Candidate) -> Option<Reason> {
         let record = self.set().profiles.get(&candidate.name);
         for member in &candidate.record.members {
             match self.observed.loaded.get(&member.name) {
-                None => return Some(Why::Unloaded),
+                None => return Some(Reason::Unloaded),
                 Some(mode) if *mode != member.mode && member.mode != Mode::Unknown => {
-                    return Some(Why::OtherMode(*mode));
+                    return Some(Reason::OtherMode(*mode));
                 }
                 Some(_) => {}
             }
@@ -272,10 +277,17 @@ impl Facts<'_> {
             let loaded = self.observed.contents.get(name).copied().or(owned);
             loaded == Some(policy)
         });
-        (!same).then_some(Why::Replaced)
+        (!same).then_some(Reason::Replaced)
     }
 
-    fn write(&self, candidate: &Candidate, difference: Why) -> Decision {
+    /// Whether another program unloaded this version.
+    fn is_gone(&self, record: &Record) -> bool {
+        let (own, owned) = (record.members.first(), &self.set().owned);
+        let own = own.filter(|own| record.loaded_at.is_some() && owned.contains_key(&own.name));
+        own.is_some_and(|own| !self.observed.loaded.contains_key(&own.name))
+    }
+
+    fn write(&self, candidate: &Candidate, difference: Reason) -> Decision {
         let mut names = candidate.record.members.iter();
         let loaded = names.any(|member| self.observed.loaded.contains_key(&member.name));
         let kind = if loaded { Kind::Replace } else { Kind::Load };
@@ -290,12 +302,13 @@ impl Facts<'_> {
         };
         let mut members = candidate.record.members.iter();
         let why = match self.set().profiles.get(&candidate.name) {
-            None => Why::New,
-            Some(record) if record.policy != policy => Why::Changed,
-            Some(_) if candidate.top_level().any(is_other) => Why::Changed,
-            Some(record) if record.loaded_at.is_none() => Why::NotLoadedSinceBoot,
+            None => Reason::New,
+            Some(record) if record.policy != policy && self.is_gone(record) => Reason::Unloaded,
+            Some(record) if record.policy != policy => Reason::Changed,
+            Some(_) if candidate.top_level().any(is_other) => Reason::Changed,
+            Some(record) if record.loaded_at.is_none() => Reason::NotLoadedSinceBoot,
             // A killed pass has removed some of it, and it is desired again.
-            Some(_) if members.any(|member| owned(&member.name).is_none()) => Why::New,
+            Some(_) if members.any(|member| owned(&member.name).is_none()) => Reason::New,
             Some(record) => {
                 let recent = |repair: &&Stamp| self.now.since(repair) < CONTEST_WINDOW;
                 let repairs = record.repairs.iter().filter(recent).count();
@@ -304,10 +317,8 @@ impl Facts<'_> {
                     let times = format!("{difference}, {repairs} times within {time}");
                     let message =
                         format!("{times}: find the program that loads {name}, and stop it");
-                    return Decision::Leave {
-                        kind: Kind::Contested,
-                        message,
-                    };
+                    let kind = Kind::Contested;
+                    return Decision::Leave { kind, message };
                 }
                 difference
             }
@@ -317,12 +328,7 @@ impl Facts<'_> {
 
     /// Whether the owned and unwanted `name` may be removed; brings its `clock` up to date. `seen`
     /// reports its use, and is asked only where the answer matters.
-    pub(crate) fn verdict(
-        &self,
-        name: &str,
-        clock: &mut Unwanted,
-        seen: &mut dyn FnMut(&str) -> Sighting,
-    ) -> Verdict {
+    pub(crate) fn verdict(&self, name: &str, clock: &mut Unwanted, seen: Seen) -> Verdict {
         let ours = self.set().owned.get(name).map(|owned| owned.policy);
         let contents = self.observed.contents.get(name).copied();
         // Another program may have put its own policy in the place.
@@ -334,8 +340,8 @@ impl Facts<'_> {
             return Verdict::Not(Kind::Deferred, message.into());
         };
         match seen(name) {
-            Sighting::Unused => {}
-            sighting => return self.not_unused(sighting, clock),
+            Usage::Unused => {}
+            usage => return self.verdict_in_use(usage, clock),
         }
         let start = clock.last_seen_in_use.unwrap_or(clock.since);
         let unused = self.now.since(&start);
@@ -349,47 +355,44 @@ impl Facts<'_> {
         Verdict::Due(format!("unwanted for {unwanted} and unused"))
     }
 
-    /// Why a name that is in use, or may be, is not removed.
-    pub(crate) fn not_unused(&self, sighting: Sighting, clock: &mut Unwanted) -> Verdict {
-        match sighting {
-            Sighting::InUse(users) => {
+    /// Reason a name that is in use, or may be, is not removed.
+    pub(crate) fn verdict_in_use(&self, usage: Usage, clock: &mut Unwanted) -> Verdict {
+        clock.put_off_since = None;
+        match usage {
+            Usage::InUse(users) => {
                 clock.last_seen_in_use = Some(self.now);
                 Verdict::Not(Kind::Deferred, format!("in use by {users}"))
             }
-            Sighting::Unknown(reason) => {
+            Usage::Unknown(reason) => {
                 let message = format!("cannot determine whether it is in use: {reason}");
                 Verdict::Not(Kind::Blocked, message)
             }
-            Sighting::Unused => Verdict::Due(String::new()),
+            Usage::Unused => Verdict::Due(String::new()),
         }
     }
 
-    /// Why a name is not removed while `runtime` may be starting a program under it.
-    pub(crate) fn put_off(&self, runtime: &str, clock: &mut Unwanted) -> Verdict {
+    /// Reason a name is not removed while `runtime` may be starting a program under it.
+    pub(crate) fn verdict_starting(&self, runtime: &str, clock: &mut Unwanted) -> Verdict {
         let since = *clock.put_off_since.get_or_insert(self.now);
-        if self.now.since(&since) < PUT_OFF_LIMIT {
+        if self.now.since(&since) < DEFERRAL_LIMIT {
             return Verdict::Not(Kind::Deferred, runtime.to_owned());
         }
-        let time = in_words(PUT_OFF_LIMIT);
-        let message = format!("put off for more than {time}: {runtime}; end that process");
+        let time = in_words(DEFERRAL_LIMIT);
+        let message = format!("deferred for more than {time}: {runtime}; end that process");
         Verdict::Not(Kind::Blocked, message)
     }
 
     /// The owned names that no desired file brings, each with the reason that keeps it loaded, if it is
     /// one that only a person can lift. `sources` are those of this pass, and `holding` those with files.
-    pub(crate) fn unwanted(
-        &self,
-        sources: &[String],
-        holding: &BTreeSet<String>,
-    ) -> Vec<(String, Option<String>)> {
+    pub(crate) fn unwanted(&self, sources: &[String], holding: &BTreeSet<String>) -> Kept {
         let set = self.set();
-        let wanted = |name: &str, owned: &Owned| {
+        let desired = |name: &str, owned: &Owned| {
             self.files.contains(name) || self.brings(owned.profile.as_str(), name)
         };
         let unwanted: BTreeSet<&str> = set
             .owned
             .iter()
-            .filter(|(name, owned)| !wanted(name, owned))
+            .filter(|(name, owned)| !desired(name, owned))
             .map(|(name, _)| name.as_str())
             .collect();
         // A child goes with its parent.

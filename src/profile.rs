@@ -25,7 +25,7 @@ pub(crate) fn quoted(name: &str) -> String {
 fn shown(text: &str, limit: usize) -> String {
     let mut line = String::new();
     for c in text.chars().take(limit) {
-        match is_obeyed(c) {
+        match is_control(c) {
             true => line.extend(c.escape_unicode()),
             false => line.push(c),
         }
@@ -34,7 +34,7 @@ fn shown(text: &str, limit: usize) -> String {
     line
 }
 
-/// The one of `known` whose first word `word` is most likely a misspelling of.
+/// The one of `known` of whose first word `word` is most likely a misspelling.
 pub(crate) fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let first = |known: &'a str| known.split(' ').next().unwrap_or_default();
     let distance = |known| (strsim::damerau_levenshtein(word, first(known)), known);
@@ -42,8 +42,8 @@ pub(crate) fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) 
     (distance <= 1 + word.chars().count() / 4).then_some(known)
 }
 
-/// Whether a terminal obeys `c`: control characters, and those that reorder what follows them.
-pub(crate) fn is_obeyed(c: char) -> bool {
+/// Whether a terminal obeys `c`: control characters, and those that reorder the text after them.
+pub(crate) fn is_control(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
@@ -70,7 +70,7 @@ impl ProfileName {
                 name.starts_with([':', '&']),
                 "names another policy namespace",
             ),
-            (name.chars().any(is_obeyed), "holds a control character"),
+            (name.chars().any(is_control), "holds a control character"),
             (name.trim() != name, "starts or ends with a space"),
         ];
         match problems.iter().find(|(is_wrong, _)| *is_wrong) {
@@ -98,7 +98,7 @@ impl Borrow<str> for ProfileName {
 }
 
 /// Whether `apparmor_parser` passes over a file of this name in a folder, and so do we: dot files,
-/// `README`, and what packagers, patch and editors leave behind. The names are those of
+/// `README`, and leftovers of packagers, patch and editors. The names are those of
 /// libapparmor's `_aa_is_blacklisted`.
 pub(crate) fn is_skipped(name: &[u8]) -> bool {
     const SUFFIXES: &str = "~ .orig .rej .pacnew .pacsave .rpmnew .rpmsave \
@@ -180,13 +180,13 @@ impl fmt::Debug for Digest {
 #[derive(strum::Display, strum::EnumString)]
 #[strum(serialize_all = "lowercase")]
 pub(crate) enum Mode {
-    /// What is not allowed is denied.
+    /// An access without a rule is denied.
     Enforce,
-    /// What is not allowed is logged only.
+    /// An access without a rule is logged only.
     Complain,
-    /// What is not allowed kills the process.
+    /// An access without a rule kills the process.
     Kill,
-    /// What is not allowed is asked about.
+    /// An access without a rule is a question to a daemon.
     Prompt,
     /// No confinement.
     Unconfined,

@@ -18,7 +18,7 @@ pub(crate) struct Switch {
     pub(crate) help: &'static str,
     /// Whether a profile breaks the rule.
     breaks: fn(&Member) -> bool,
-    /// What is said of such a profile, after its name.
+    /// The message about such a profile, after its name.
     message: &'static str,
 }
 
@@ -27,26 +27,26 @@ pub(crate) const SWITCHES: [Switch; 3] = [
         option: "allow-attachment",
         help: "accept profiles that attach themselves to programs by path",
         breaks: |member| member.attaches && parent(&member.name).is_none(),
-        message: "attaches itself to programs by path, and so would confine the host's processes: take the path out of its first line, or set --allow-attachment",
+        message: "attaches itself to programs by path, and so would confine the host's processes: remove the path from its first line, or set --allow-attachment",
     },
     Switch {
         option: "allow-unconfined",
         help: "accept profiles in mode unconfined",
         breaks: |member| member.mode == Mode::Unconfined,
-        message: "is in mode unconfined, and so confines no process: take the flag out, or set --allow-unconfined",
+        message: "is in mode unconfined, and so confines no process: remove the flag, or set --allow-unconfined",
     },
     Switch {
         option: "deny-complain",
         help: "refuse profiles in complain mode",
         breaks: |member| member.mode == Mode::Complain,
-        message: "is in complain mode, and so denies nearly nothing: take the flag out, or do without --deny-complain",
+        message: "is in complain mode, and so denies nearly nothing: remove the flag, or omit --deny-complain",
     },
 ];
 
 /// The rules in force.
 #[derive(Clone, Debug)]
 pub(crate) struct Rules {
-    /// What each name begins with.
+    /// The prefix of every name.
     pub(crate) prefix: String,
     /// The options given, of [`SWITCHES`].
     pub(crate) switches: BTreeSet<&'static str>,
@@ -55,7 +55,7 @@ pub(crate) struct Rules {
 }
 
 impl Rules {
-    /// The digest of all that decides whether a text is accepted.
+    /// The digest of the rules.
     pub(crate) fn digest(&self) -> Digest {
         Digest::of(format!("{} {self:?}", env!("CARGO_PKG_VERSION")).as_bytes())
     }
@@ -71,7 +71,7 @@ impl Rules {
         }
         let prefix = quoted(&self.prefix);
         let line = format!(
-            "is no profile by its name, which does not start with the prefix {prefix}: rename file and profile, or set --prefix"
+            "has a name that does not start with the prefix {prefix}: rename file and profile, or set --prefix"
         );
         Err(Refusal::new("name", line))
     }
@@ -90,7 +90,7 @@ impl Rules {
         let (count, most) = (members.len(), self.members);
         if count > most {
             let line = format!(
-                "defines {count} profiles, children and hats, and at most {most} may be in one file: split it, or raise --max-members"
+                "defines {count} profiles, children and hats, above the limit of {most} per file: split it, or raise --max-members"
             );
             return refused("limit", line);
         }
@@ -131,7 +131,7 @@ impl Rules {
         let name = &member.name;
         if let Some(namespace) = member.namespace.as_deref().map(quoted) {
             let line = format!(
-                "is in the policy namespace {namespace}: only the node's own namespace is served"
+                "is in the policy namespace {namespace}: only the node's own namespace is supported"
             );
             return Some(("namespace", line));
         }
@@ -140,7 +140,7 @@ impl Rules {
         } else if name.len() >= NAME_LIMIT {
             format!("has {} bytes: the limit is {}", name.len(), NAME_LIMIT - 1)
         } else if !is_plain(name) {
-            "is no plain name".to_owned()
+            "is not a plain name".to_owned()
         } else {
             let given = |rule: &Switch| self.switches.contains(rule.option);
             let holds = |rule: &&Switch| given(rule) == rule.option.starts_with("deny-");
@@ -160,6 +160,7 @@ fn is_plain(name: &str) -> bool {
         !segment.is_empty() && !segment.starts_with([':', '&']) && segment.trim() == segment
     };
     !name.chars().any(char::is_control)
+        && !name.contains("//&")
         && name.split("//").all(segments)
         && name.split('/').all(|part| part != ".." && part != ".")
 }

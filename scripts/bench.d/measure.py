@@ -1,4 +1,4 @@
-"""What one command costs: wall clock, CPU, system calls, processes, bytes written, memory.
+"""The cost of one command: wall clock, CPU, system calls, processes, bytes written, memory.
 
 Each figure comes from a run of its own kind, so that none is spoilt by how another is taken:
 timed runs are neither traced nor watched.
@@ -85,7 +85,7 @@ def counted(commands):
 def peak(command):
     """(KiB at most of the command itself, KiB at most of its largest process).
 
-    The kernel counts what a process had before it executed a program, too; so a small one
+    The kernel counts a process' memory before its exec, too; so a small one
     (`time`) starts the command, not this one. The command's own peak is sampled.
     """
     own = 0
@@ -109,7 +109,7 @@ def peak(command):
 
 
 class Results:
-    """A line of JSON a result, as they come: what was measured is not lost with what was not."""
+    """A line of JSON a result, as they come: a failure loses no earlier result."""
 
     def __init__(self, path, where):
         self.path, self.where = path, where
@@ -134,7 +134,7 @@ class Results:
 def interleaved(repeats, contenders):
     """Runs of each contender in turn: {name: [(wall, cpu)]}.
 
-    A contender is (prepare, work): `prepare` is not timed. What else the machine does in these
+    A contender is (prepare, work): `prepare` is not timed. Other work of the machine in these
     minutes hits all of them alike.
     """
     runs = {name: [] for name in contenders}

@@ -39,7 +39,7 @@ def key(line):
 def ratio(ours, line):
     if ours is None or line["who"].startswith("armorer"):
         return ""
-    parts = [ours[what] / line[what] if line[what] else 0 for what in ("wall", "cpu")]
+    parts = [ours[unit] / line[unit] if line[unit] else 0 for unit in ("wall", "cpu")]
     return ", ".join(f"{part:.2f}" for part in parts)
 
 
@@ -92,7 +92,7 @@ def plot_data(lines, folder):
         print(
             "set terminal svg size 900,560 font 'sans,13' background 'white'\nset output 'plot.svg'\n"
             "set logscale xy\nset xlabel 'profiles, or processes where one is removed'\n"
-            "set ylabel 'CPU of a pass and of what it starts, ms'\nset grid\nset key outside right top\n"
+            "set ylabel 'CPU of a pass and of its child processes, ms'\nset grid\nset key outside right top\n"
             f"plot {', '.join(plots)}",
             file=plot,
         )

@@ -1,4 +1,4 @@
-//! Command line and environment, folded into one list of words for argh; help.
+//! Folds command line and environment into one list of words for argh; writes the help.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,7 +12,7 @@ use crate::{error::Error, rules::SWITCHES};
 /// The variable of `wait` that stands in for its arguments.
 const WAIT_FOR: &str = "ARMORER_WAIT_FOR";
 
-/// Variables without our prefix, and the options that they stand in for; empty: of sources.
+/// Variables without the prefix `ARMORER_`, each with its option; empty: the sources.
 const PLAIN: [(&str, &str); 4] = [
     ("PROFILES_DIR", ""),
     ("POLL_TIME", "poll-time"),
@@ -25,17 +25,17 @@ const PLAIN: [(&str, &str); 4] = [
 pub(super) struct Folded {
     pub(super) words: Vec<String>,
     pub(super) warnings: Vec<String>,
-    /// The options that are given, and the variable that an option comes from.
+    /// The given options, each with the variable that it comes from.
     given: BTreeMap<String, Option<String>>,
 }
 
 /// An option as commands take it.
 #[derive(Default)]
 struct Flag {
-    /// The name of its value; none: a switch.
+    /// The name of the value; none: a switch.
     value: Option<&'static str>,
     repeatable: bool,
-    /// What it is without being given.
+    /// The value where the option is not given.
     default: Option<&'static str>,
     help: &'static str,
 }
@@ -64,8 +64,8 @@ fn variable(option: &str) -> String {
     format!("ARMORER_{}", option.to_ascii_uppercase().replace('-', "_"))
 }
 
-/// Folds `words`, which follow the command's name, the variables of `env`, and defaults: an option that
-/// the command line gives is not looked for in the environment.
+/// Folds `words`, which follow the command's name, the variables of `env`, and defaults. An option of
+/// the command line wins over its variable.
 ///
 /// # Errors
 /// [`Error::Usage`]: an unknown option or variable, with the nearest known one; a missing value.
@@ -88,7 +88,7 @@ pub(super) fn fold(command: &Command, words: &[&str], env: &Variables) -> Result
                     let value = quoted(value);
                     return usage(format!("--{option} takes no value: leave out {value}"));
                 }
-                None if takes_value => return usage(format!("--{option} lacks its value")),
+                None if takes_value => return usage(format!("--{option} needs a value")),
                 value => folded.push(option, value, None)?,
             }
         } else if word.starts_with('-') && word != "-" {
@@ -161,9 +161,9 @@ impl Folded {
                 chosen.insert(*option, (name, value));
             } else if name != WAIT_FOR && !is_service_link(name) {
                 let names = all.keys().map(String::as_str).chain([WAIT_FOR]);
-                let hint = nearest(name, names).map(|near| format!(": is {near} meant?"));
+                let hint = nearest(name, names).map(|near| format!(": did you mean {near}?"));
                 let hint = hint.unwrap_or_default();
-                let line = format!("the variable {name} is not known{hint}");
+                let line = format!("unknown variable {name}{hint}");
                 // A misspelt variable must not stop a user's pod.
                 if !matches!(command, "reconcile" | "wait") {
                     return usage(line);
@@ -212,11 +212,11 @@ fn unknown_option(command: &Command, option: &str, known: &BTreeSet<&str>) -> St
     let takers = Command::all().filter(takes).map(|other| other.name);
     let takers = takers.collect::<Vec<_>>().join(", ");
     if !takers.is_empty() {
-        return format!("{name} has no option --{option}, which belongs to {takers}");
+        return format!("--{option} is an option of {takers}, not of {name}");
     }
     let shown = quoted(option);
     match nearest(option, known.iter().copied()) {
-        Some(nearest) => format!("unknown option {shown}: is --{nearest} meant?"),
+        Some(nearest) => format!("unknown option {shown}: did you mean --{nearest}?"),
         None => format!("unknown option {shown}: see armorer {name} --help"),
     }
 }
@@ -227,7 +227,7 @@ fn is_service_link(name: &str) -> bool {
     name.ends_with("_PORT") || links.iter().any(|link| name.contains(link))
 }
 
-/// The help of the program. At most 80 columns, as that of its commands.
+/// The help of the program, at most 80 columns wide, as the commands' help is.
 pub(super) fn help() -> String {
     let mut text = String::from(include_str!("head.txt"));
     for command in Command::all() {
@@ -239,7 +239,8 @@ pub(super) fn help() -> String {
 /// The help of `command`.
 pub(super) fn help_of(command: &Command) -> String {
     let (name, help, usage) = (command.name, command.help, command.usage);
-    let mut text = format!("{help}.\n\nUsage: armorer {name} [OPTION...] {usage}\n");
+    let usage = format!("armorer {name} [OPTION...] {usage}");
+    let mut text = format!("{help}.\n\nUsage: {}\n", usage.trim_end());
     let mut last = "";
     for (heading, option) in command.options() {
         if heading != last {
@@ -247,9 +248,10 @@ pub(super) fn help_of(command: &Command) -> String {
             last = heading;
         }
         let flag = flag(option);
-        let value = flag.value.map(|value| format!(" {value}"));
-        let term = format!("--{option}{}", value.unwrap_or_default());
-        entry(&mut text, &term, flag.help);
+        let hidden = ["|github", ""][usize::from(name == "check")];
+        let value = flag.value.unwrap_or_default().replace(hidden, "");
+        let term = format!("--{option} {value}");
+        entry(&mut text, term.trim_end(), flag.help);
         text += &format!("{:INDENT$}{}\n", "", variable(option));
     }
     text

@@ -13,7 +13,7 @@ use crate::error::{Error, Exit};
 use crate::kubernetes::access::{Access, server_of_pod};
 use crate::kubernetes::{self, is_dns, node};
 use crate::pass::{self, Place, Removal};
-use crate::profile::{NAME_LIMIT, is_obeyed, nearest, quoted};
+use crate::profile::{NAME_LIMIT, is_control, nearest, quoted};
 use crate::rules::{Rules, SWITCHES};
 use crate::source::{Limits, Source};
 use crate::{compiler, kernel, plan, report};
@@ -24,7 +24,7 @@ const VERSION: &str = concat!("armorer ", env!("CARGO_PKG_VERSION"), "\n");
 /// The most bytes of compiled policy that one text may become.
 const POLICY_BYTES: u64 = 16 << 20;
 
-/// Each question about a missing profile leaves an audit record, so it is asked no more often.
+/// The pause between queries: each query about a missing profile leaves an audit record.
 const ASK_EVERY: Duration = Duration::from_secs(5);
 
 /// The environment.
@@ -33,7 +33,7 @@ type Variables = [(OsString, OsString)];
 /// A command, ready to run.
 pub(crate) type Run = Box<dyn FnOnce() -> Result<Exit, Error>>;
 
-/// What a command line asks for.
+/// A parsed command line.
 pub(crate) struct Invocation {
     pub(crate) run: Run,
     /// Whether the log is JSON.
@@ -41,7 +41,7 @@ pub(crate) struct Invocation {
     pub(crate) warnings: Vec<String>,
 }
 
-/// The invocation that `words` (without the program) and the variables `env` ask for.
+/// Parses `words` (without the program) and the variables `env`.
 ///
 /// # Errors
 /// [`Error::Usage`], in one line.
@@ -84,7 +84,7 @@ fn find(name: &str) -> Result<Command, Error> {
     let known = Command::all().find(|command| command.name == name);
     known.ok_or_else(|| {
         let near = nearest(name, Command::all().map(|command| command.name));
-        let hint = near.map(|near| format!("is {near} meant?"));
+        let hint = near.map(|near| format!("did you mean {near}?"));
         let hint = hint.unwrap_or_else(|| "see armorer --help".into());
         Error::Usage(format!("unknown command {}: {hint}", quoted(name)))
     })
@@ -94,7 +94,7 @@ fn usage<T>(line: impl Into<String>) -> Result<T, Error> {
     Err(Error::Usage(line.into()))
 }
 
-/// Makes settings of options.
+/// Makes settings from options.
 struct Builder<'a> {
     options: Options,
     env: &'a Variables,
@@ -234,11 +234,11 @@ impl Builder<'_> {
         for name in &names {
             let source = Source::parse(name)?;
             if sources.contains(&source) {
-                return usage(format!("the source {} is named twice", quoted(name)));
+                return usage(format!("the source {} is given twice", quoted(name)));
             }
             sources.push(source);
         }
-        let hint = "name a folder or configmap://NAMESPACE/NAME, or set PROFILES_DIR";
+        let hint = "give a folder or configmap://NAMESPACE/NAME, or set PROFILES_DIR";
         match sources.is_empty() {
             true => usage(format!("no source: {hint}")),
             false => Ok(sources),
@@ -261,9 +261,9 @@ impl Builder<'_> {
             ("--label-node", options.label_node),
         ];
         let needs = match options.node_name.as_deref().is_some_and(is_dns) {
-            false => Some("this node's name: set NODE_NAME from spec.nodeName, or --node-name"),
+            false => Some("the node's name: set NODE_NAME from spec.nodeName, or --node-name"),
             true if access.api_server.is_some() => None,
-            true => Some("an API server: outside of a pod, name it with --api-server"),
+            true => Some("an API server: outside a pod, give --api-server"),
         };
         let asked = asked.into_iter().find(|(_, asked)| *asked);
         if let (Some((option, _)), Some(needs)) = (asked, needs) {
@@ -271,7 +271,7 @@ impl Builder<'_> {
         }
         let key = options.clear_taint.as_deref();
         if let Some(key) = key.filter(|key| !node::is_key(key)) {
-            let line = "is not a taint's key such as example.com/starting";
+            let line = "is not a taint key such as example.com/starting";
             return usage(format!("--clear-taint: {} {line}", quoted(key)));
         }
         Ok(kubernetes::Settings {
@@ -292,15 +292,15 @@ impl Builder<'_> {
             names.extend(listed.split_whitespace().map(str::to_owned));
         }
         if names.is_empty() {
-            return usage("no profile named: armorer wait NAME..., or set ARMORER_WAIT_FOR");
+            return usage("no profile given: armorer wait NAME..., or set ARMORER_WAIT_FOR");
         }
         for name in &names {
             let problem = if name.starts_with("localhost/") {
-                "is an annotation's value: name the profile without localhost/"
+                "is an annotation's value: give the profile without localhost/"
             } else if name.contains([',', '*']) {
-                "is no profile's name: name each in full, with spaces between"
-            } else if name.is_empty() || name.len() >= NAME_LIMIT || name.contains(is_obeyed) {
-                "cannot be a profile's name"
+                "is not a profile name: give full names, separated by spaces"
+            } else if name.is_empty() || name.len() >= NAME_LIMIT || name.contains(is_control) {
+                "cannot be a profile name"
             } else {
                 continue;
             };
@@ -308,7 +308,7 @@ impl Builder<'_> {
         }
         let kernel = (options.from == "kernel").then(|| self.place().kernel);
         if options.mode.is_some() && kernel.is_none() {
-            return usage("--mode needs --from kernel: a process cannot ask for it without rights");
+            return usage("--mode needs --from kernel: modes are hidden without privileges");
         }
         let (default, least) = match kernel {
             Some(_) => (Duration::from_secs(1), Duration::from_millis(100)),
@@ -394,7 +394,7 @@ impl Builder<'_> {
         let (place, mut plan_options) = (self.place(), self.plan_options());
         let (all, force, words) = (self.options.all, self.options.force, self.options.words);
         if words.is_empty() != all {
-            return usage("name the profiles to remove, or give --all");
+            return usage("give the profiles to remove, or --all");
         }
         (plan_options.take_over, plan_options.allow_empty) = (true, true);
         let names = (!all).then(|| words.into_iter().collect());

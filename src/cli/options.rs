@@ -1,4 +1,4 @@
-//! Every option, once; which commands take it, and under which heading their help shows it.
+//! Every option, once, with its commands and its heading in their help.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -9,25 +9,25 @@ use crate::rules::SWITCHES;
 
 /// Keeps the AppArmor profiles of a node equal to the desired ones. One run is one pass.
 ///
-/// An option that is no `Option`, list or switch has its default in brackets at the end of its help.
+/// Help ends with the default in brackets, but that of an `Option`, a list or a switch.
 #[derive(FromArgs, ArgsInfo, Debug)]
 pub(super) struct Options {
     #[argh(positional)]
     pub(super) words: Vec<String>,
-    /// options of acceptance rules that are given
+    /// the given options of acceptance rules
     #[argh(option, hidden_help)]
     pub(super) rule: Vec<String>,
 
-    /// re-base state, copies, metrics, securityfs and proc below this folder [/]
+    /// resolve state, copies, metrics, securityfs and proc below this folder [/]
     #[argh(option, arg_name = "DIR", from_str_fn(path))]
     pub(super) root: PathBuf,
-    /// where state and stored policies are [/var/lib/armorer]
+    /// the folder of state and stored policies [/var/lib/armorer]
     #[argh(option, arg_name = "DIR", from_str_fn(path))]
     pub(super) state_dir: PathBuf,
-    /// where securityfs is mounted [/sys/kernel/security]
+    /// the mount point of securityfs [/sys/kernel/security]
     #[argh(option, arg_name = "DIR", from_str_fn(path))]
     pub(super) securityfs: PathBuf,
-    /// where the host's proc is mounted [/proc]
+    /// the mount point of the host's proc [/proc]
     #[argh(option, arg_name = "DIR", from_str_fn(path))]
     pub(super) proc: PathBuf,
     /// the set of profiles; sets never touch each other's [default]
@@ -37,7 +37,7 @@ pub(super) struct Options {
     #[argh(option, arg_name = "text|json")]
     pub(super) log_format: String,
 
-    /// what each name begins with, '' for anything [custom.]
+    /// the prefix that each name must have, '' for none [custom.]
     #[argh(option, arg_name = "TEXT")]
     pub(super) prefix: String,
     /// the largest text [128KiB]
@@ -72,10 +72,10 @@ pub(super) struct Options {
     /// let an empty source remove the profiles that came from it
     #[argh(switch)]
     pub(super) allow_empty: bool,
-    /// let other sources than the recorded ones remove profiles
+    /// let sources other than the recorded ones remove profiles
     #[argh(switch)]
     pub(super) take_over: bool,
-    /// take over loaded profiles of other programs whose names match (* and ?); repeatable
+    /// take over other programs' loaded profiles whose names match (* and ?); repeatable
     #[argh(option, arg_name = "PATTERN")]
     pub(super) adopt: Vec<String>,
 
@@ -85,7 +85,7 @@ pub(super) struct Options {
     /// how long to wait for another pass to end [30s]
     #[argh(option, arg_name = "TIME", from_str_fn(span))]
     pub(super) lock_timeout: Duration,
-    /// the result on stdout; github is for check
+    /// the format of the result on stdout
     #[argh(option, arg_name = "text|json|github")]
     pub(super) output: Option<String>,
     /// keep readable copies of the loaded texts in this folder
@@ -104,7 +104,7 @@ pub(super) struct Options {
     /// the file with the bearer token [in a pod: its ServiceAccount's]
     #[argh(option, arg_name = "FILE", from_str_fn(path))]
     pub(super) token_file: Option<PathBuf>,
-    /// the certificates that the API server's is checked against [in a pod: its ServiceAccount's]
+    /// the CA certificates that verify the API server [in a pod: its ServiceAccount's]
     #[argh(option, arg_name = "FILE", from_str_fn(path))]
     pub(super) ca_file: Option<PathBuf>,
     /// the name of this Kubernetes node [$NODE_NAME]
@@ -116,7 +116,7 @@ pub(super) struct Options {
     /// write changes and new problems as Events on the node
     #[argh(switch)]
     pub(super) events: bool,
-    /// take this taint from the node when it is ready for the first time
+    /// remove this taint from the node when it is first ready
     #[argh(option, arg_name = "KEY")]
     pub(super) clear_taint: Option<String>,
     /// label the node with the state and a digest of the profiles in force
@@ -126,7 +126,7 @@ pub(super) struct Options {
     /// exit 4 when a pass would change something
     #[argh(switch)]
     pub(super) exit_code: bool,
-    /// self asks the kernel without any right, kernel reads securityfs [self]
+    /// self queries the kernel without privileges, kernel reads securityfs [self]
     #[argh(option, arg_name = "self|kernel")]
     pub(super) from: String,
     /// the mode that each profile must be in, such as enforce (with --from kernel)
@@ -135,13 +135,13 @@ pub(super) struct Options {
     /// how long to wait [5m]
     #[argh(option, arg_name = "TIME", from_str_fn(span))]
     pub(super) timeout: Duration,
-    /// how often to ask [5s; with --from kernel 1s]
+    /// how often to check [5s; with --from kernel 1s]
     #[argh(option, arg_name = "TIME", from_str_fn(span))]
     pub(super) interval: Option<Duration>,
     /// answer a Kubernetes probe
     #[argh(option, arg_name = "ready|live")]
     pub(super) probe: Option<String>,
-    /// fail on less: on warnings (check), on refused and conflicting profiles (status --probe ready)
+    /// fail also on warnings (check), on refused, conflicting and blocked profiles (status --probe ready)
     #[argh(switch)]
     pub(super) strict: bool,
     /// seconds between the loop's passes; $POLL_TIME too [30]
@@ -150,7 +150,7 @@ pub(super) struct Options {
     /// ask as the owner of the file
     #[argh(switch)]
     pub(super) owner: bool,
-    /// answer each line of this file, such as `deny write /etc/passwd`, and show the ones that differ
+    /// compare with the expectations in this file, such as `deny write /etc/passwd`, and print those that fail
     #[argh(option, arg_name = "FILE", from_str_fn(path))]
     pub(super) expect: Option<PathBuf>,
     /// the features to compile for, an abi file or the output of `armorer features`; repeatable [this kernel's, else Linux 6.12's]
@@ -159,18 +159,18 @@ pub(super) struct Options {
     /// only the denials of this profile and its children
     #[argh(option, arg_name = "NAME")]
     pub(super) profile: Option<String>,
-    /// the file in which the loop notes time and identity [/run/armorer/loop]
+    /// the loop's heartbeat: time and identity [/run/armorer/loop]
     #[argh(option, arg_name = "FILE", from_str_fn(path))]
     pub(super) loop_heartbeat: PathBuf,
-    /// all that the set owns
+    /// remove all profiles that the set owns
     #[argh(switch)]
     pub(super) all: bool,
-    /// remove even from under running processes, which are unconfined by it
+    /// remove profiles in use too; their processes run on unconfined
     #[argh(switch)]
     pub(super) force: bool,
 }
 
-/// None: never. By this name argh does not take it for an option that may be left out.
+/// None: never. The alias keeps argh from treating the option as optional.
 type SpanOrNever = Option<Duration>;
 
 /// `HEADING: OPTION...`, a line each. The options of [`SWITCHES`] belong to Acceptance too.
@@ -184,7 +184,7 @@ Kubernetes: api-server token-file ca-file node-name pod-name events clear-taint 
 Plan: exit-code
 Wait: from mode timeout interval
 Check: features output strict
-Can: owner expect features
+Can: owner expect features max-profile-size max-compile-time
 Denials: profile output
 Restore: lock-timeout
 Remove: all force remove-after lock-timeout
@@ -192,12 +192,12 @@ Status: output probe strict poll-time deadline loop-heartbeat";
 
 /// `NAME; ARGUMENTS; GROUPS; PURPOSE`, a line each; a group by the first word of its heading.
 const COMMANDS: &str = "\
-reconcile; [SOURCE...]; Removal Acceptance Compiler Pass Kubernetes Places; One pass: load, replace and remove until the kernel holds what the sources hold
-plan; [SOURCE...]; Plan Removal Acceptance Compiler Pass Kubernetes Places; Print what a pass would do, and change nothing
+reconcile; [SOURCE...]; Removal Acceptance Compiler Pass Kubernetes Places; One pass: load, replace and remove profiles until the kernel holds the desired ones
+plan; [SOURCE...]; Plan Removal Acceptance Compiler Pass Kubernetes Places; Print the changes that a pass would make, and make none
 wait; NAME...; Wait Places; The gate: wait until every named profile is loaded
-status; ; Status Places; Show each profile, what the kernel holds, and how many processes it confines
+status; ; Status Places; Show each profile, its state in the kernel and its processes
 check; PATH...; Check Acceptance Compiler Places; Validate profiles without a kernel
-can; PROFILE PERMISSION OBJECT...; Can Acceptance Compiler Places; Tell whether a profile allows an access, by its compiled policy
+can; PROFILE PERMISSION OBJECT...; Can Compiler Places; Answer whether a profile allows an access, by its compiled policy
 denials; [FILE...]; Denials; Show denials in kernel and audit logs, and the rules that would allow them
 features; ; Places; Print the features of this node's kernel, for check --features
 restore; ; Restore Places; At boot: load the last good policies, without source, network or compiler
@@ -240,7 +240,7 @@ impl Command {
     }
 }
 
-/// `value`, or that `text` is not `expected`.
+/// `value`, or the error that `text` is not `expected`.
 fn value<T>(text: &str, expected: &str, value: Option<T>) -> Result<T, String> {
     value.ok_or_else(|| format!("{} is not {expected}", quoted(text)))
 }

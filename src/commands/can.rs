@@ -14,11 +14,11 @@ use crate::{outcome::Refusal, pass::Place, profile::quoted};
 /// The compiler's wall-clock time.
 const TIME: Duration = Duration::from_mins(10);
 
-/// What a user may set.
+/// The user's settings.
 pub(crate) struct Settings {
-    /// `FILE`, or the name of a profile with a stored policy; perhaps with `#MEMBER`.
+    /// `FILE` or the name of a profile with a stored policy, each with an optional `#MEMBER`.
     pub(crate) profile: String,
-    /// The words of a question; with `expect` there are none.
+    /// The words of a question; empty with `expect`.
     pub(crate) question: Vec<String>,
     /// A file with expected answers, a line each.
     pub(crate) expect: Option<PathBuf>,
@@ -51,7 +51,7 @@ pub(crate) fn run(settings: &Settings) -> Result<Exit, Error> {
     let Some(profile) = profiles.iter().find(is_member) else {
         let names = profiles.iter().map(|profile| quoted(&profile.member.name));
         let names = names.collect::<Vec<_>>().join(", ");
-        let line = format!("{name} defines {names}: name one of them after #");
+        let line = format!("{name} defines {names}: append # and one of them");
         return Err(Error::Usage(line));
     };
     if let Some(file) = &settings.expect {
@@ -97,18 +97,18 @@ fn compare(file: &Path, profile: &Profile, features: &str) -> Result<Exit, Error
     Ok(Exit::of(failed == 0))
 }
 
-/// The policy that the text in `file` becomes, and the features that it was compiled for.
+/// The compiled policy of the text in `file`, and the features that it was compiled for.
 fn compiled(settings: &Settings, file: &str) -> Result<(Vec<u8>, String), Error> {
     let mut compilers = features::compilers(&settings.compiler, &settings.features)?;
     let Some(compiler) = compilers.pop().filter(|_| compilers.is_empty()) else {
-        let line = "can asks for one kernel: give --features once";
+        let line = "can answers for one kernel: give --features once";
         return Err(Error::Usage(line.into()));
     };
     let local = local::read(Path::new(file), &settings.limits)?;
     let mut texts = local.profiles.into_iter();
     let text = texts.next().map(|profile| profile.text);
     let Some(text) = text.filter(|_| texts.next().is_none()) else {
-        return Err(Error::Usage(format!("{file}: name a file with one text")));
+        return Err(Error::Usage(format!("{file}: give a file with one text")));
     };
     let refused = |refusal: Refusal| Error::Source(format!("{file}: {refusal}"));
     let text = text.map_err(refused)?;
@@ -116,11 +116,7 @@ fn compiled(settings: &Settings, file: &str) -> Result<(Vec<u8>, String), Error>
         return Err(refused(refusal));
     }
     let mut policy = Err(Refusal::failed("was not compiled"));
-    let text = Text {
-        name: file,
-        contents: &text,
-        last: false,
-    };
+    let text = Text::new(file, &text);
     compiler.compile(&[text], Instant::now() + TIME, &mut |done| {
         if let Some((_, result)) = done {
             policy = result.map(|compiled| compiled.policy);
@@ -138,7 +134,7 @@ fn stored(settings: &Settings, name: &str) -> Result<(Vec<u8>, String), Error> {
     let record = sets.values().find_map(|set| set.profiles.get(name));
     let Some(record) = record else {
         let (name, place) = (quoted(name), settings.place.state_dir.display());
-        let line = format!("{name} is no file, and no profile of the state in {place}");
+        let line = format!("{name} is neither a file nor a profile of the state in {place}");
         return Err(Error::Usage(line));
     };
     let policy = store.get(Stored::Policy, record.policy);

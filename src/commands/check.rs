@@ -13,16 +13,16 @@ use crate::error::{Error, Exit};
 use crate::outcome::{Refusal, Unenforced, about};
 use crate::policy::{self, Profile, acknowledged, advise};
 use crate::profile::{parent, printable};
-use crate::source::local::{self, Local};
-use crate::{report::SCHEMA, rules::Rules, source::Limits};
+use crate::source::local;
+use crate::{report::SCHEMA, rules::Rules, source, source::Limits};
 
-/// All of it together may take this long.
+/// The time limit of the whole command.
 const DEADLINE: Duration = Duration::from_hours(1);
 
 /// The kind of a finding about rules that the kernel does not enforce.
 const UNENFORCED: &str = "not-enforced";
 
-/// What a user may set.
+/// The user's settings.
 pub(crate) struct Settings {
     pub(crate) paths: Vec<PathBuf>,
     pub(crate) limits: Limits,
@@ -36,11 +36,11 @@ pub(crate) struct Settings {
     pub(crate) strict: bool,
 }
 
-/// One thing that was found.
+/// An error or a warning.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 struct Finding {
     path: String,
-    /// The line in the file, where one is known.
+    /// The line in the file, where it is known.
     line: Option<u32>,
     profile: String,
     /// `error` or `warning`.
@@ -70,8 +70,17 @@ fn checked(settings: &Settings) -> Result<Exit, Error> {
     let (mut findings, mut files) = (BTreeSet::new(), 0);
     for compiler in &compilers {
         files = 0;
-        for (path, Local { profiles, lines }) in &locals {
-            let mut desired = Desired::new(profiles.clone(), &settings.rules);
+        for (path, local) in &locals {
+            let skipped = source::passed_over(&local.passed_over, &settings.rules.prefix);
+            findings.extend(skipped.map(|(name, message)| Finding {
+                path: self::path(&path.display().to_string(), name),
+                line: None,
+                profile: name.to_owned(),
+                level: "warning",
+                kind: "skipped",
+                message,
+            }));
+            let mut desired = Desired::new(local.profiles.clone(), &settings.rules);
             files += desired.names().len();
             if desired.names().is_empty() {
                 let refusal = Refusal::new("source", "holds no profile");
@@ -80,7 +89,7 @@ fn checked(settings: &Settings) -> Result<Exit, Error> {
             }
             for mut finding in check(&desired, &settings.rules, compiler)? {
                 // In a manifest.
-                if let Some(before) = lines.get(&finding.profile) {
+                if let Some(before) = local.lines.get(&finding.profile) {
                     finding.line = Some(before + finding.line.unwrap_or(1));
                 }
                 findings.insert(finding);
@@ -108,11 +117,8 @@ fn check(desired: &Desired, rules: &Rules, compiler: &Compiler) -> Result<Vec<Fi
             Some(refusal) => refuse(source, refusal),
         }
     }
-    let texts = sources.iter().map(|source| Text {
-        name: source.name.as_str(),
-        contents: &source.text,
-        last: false,
-    });
+    let texts = sources.iter();
+    let texts = texts.map(|source| Text::new(source.name.as_str(), &source.text));
     let texts: Vec<Text> = texts.collect();
     // The accepted files that define each profile.
     let mut definers = BTreeMap::<String, Vec<&str>>::new();
@@ -154,7 +160,7 @@ fn check(desired: &Desired, rules: &Rules, compiler: &Compiler) -> Result<Vec<Fi
     Ok(errors.chain(warnings).collect())
 }
 
-/// The files that define a profile that another file has or defines too, which `definers` tell.
+/// The files that define a profile which another file has or defines too, by `definers`.
 fn duplicates<'a>(
     desired: &'a Desired,
     definers: BTreeMap<String, Vec<&str>>,
@@ -174,7 +180,7 @@ fn duplicates<'a>(
     found
 }
 
-/// The advice about a text, one finding a kind, and its rules that are not enforced; but those that a
+/// The advice about a text, one finding a kind, and its unenforced rules; without the kinds that a
 /// comment acknowledges.
 fn warn(source: &ProfileSource, profiles: &[Profile], unenforced: &[Unenforced]) -> Vec<Finding> {
     let mut found = BTreeMap::<&str, (String, usize)>::new();

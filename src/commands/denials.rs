@@ -1,4 +1,4 @@
-//! A filter for kernel logs and audit logs: what each profile was denied, and the rule that would allow it.
+//! A filter for kernel and audit logs: the denials of each profile, and the rule that would allow each.
 
 mod record;
 mod rule;
@@ -14,13 +14,13 @@ use crate::error::{Error, Exit};
 use crate::profile::printable;
 use record::Record;
 
-/// Of a line, this many bytes are read. An audit record has at most 8970 (MAX_AUDIT_MESSAGE_LENGTH);
+/// The bytes of a line that are read. An audit record has at most 8970 (MAX_AUDIT_MESSAGE_LENGTH);
 /// the journal's JSON adds some fields.
 const LINE_LIMIT: u64 = 64 * 1024;
 
-const TITLES: &str = "COUNT FIRST                LAST                 VERDICT         PROFILE                  OPERATION      OBJECT, AND BELOW IT THE RULE THAT ALLOWS IT\n";
+const TITLES: &str = "COUNT FIRST                LAST                 VERDICT         PROFILE                  OPERATION      OBJECT, AND BELOW THE RULE THAT ALLOWS IT\n";
 
-/// What the user may set.
+/// The user's settings.
 pub(crate) struct Settings {
     /// The logs; none: standard input.
     pub(crate) files: Vec<std::path::PathBuf>,
@@ -30,7 +30,7 @@ pub(crate) struct Settings {
     pub(crate) json: bool,
 }
 
-/// What the logs hold.
+/// The denials in the logs.
 #[derive(Default)]
 struct Log {
     /// By profile, operation, object, verdict and rule.
@@ -48,7 +48,7 @@ struct Seen {
     last: Option<String>,
 }
 
-/// Prints what the logs hold.
+/// Prints the denials in the logs.
 ///
 /// # Errors
 /// A log that cannot be read.
@@ -67,7 +67,7 @@ pub(crate) fn run(settings: &Settings) -> Result<Exit, Error> {
         let is_of = |profile: &str| profile == name || profile.starts_with(&format!("{name}//"));
         log.denials.retain(|[profile, ..], _| is_of(profile));
     }
-    // Whoever reads it may have seen enough.
+    // The reader may have gone.
     let _ = io::stdout().write_all(log.text(settings.json).as_bytes());
     Ok(Exit::Converged)
 }

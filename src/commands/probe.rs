@@ -6,11 +6,11 @@ use super::status::Settings;
 use crate::report::status::Status;
 use crate::time::{Stamp, Time, in_words};
 
-/// The loop is given up when it has not turned for three polls, a pass' deadline and this long, in
-/// which a pass waits for another's lock.
+/// The loop counts as dead after three polls, a pass' deadline and this long without an iteration; a
+/// pass may wait for the lock in it.
 const LIVE_GRACE: Duration = Duration::from_mins(1);
 
-/// What is said of it: that it is ready or live, or why not.
+/// The answer: the state that makes it ready or live, or the reason why not.
 type Answer = Result<String, String>;
 
 /// Ready: this loop made the last pass, less than 3 polls and a deadline ago; it read its sources
@@ -35,7 +35,7 @@ pub(super) fn ready(settings: &Settings, status: Option<Status>, boot_id: &str) 
     }
 }
 
-/// Live: the loop has turned lately. A pass that fails does not make it dead.
+/// Live: the loop's last iteration is recent. A failed pass does not make it dead.
 pub(super) fn live(settings: &Settings) -> Answer {
     let (at, _) = heartbeat(settings)?;
     let age = at.age();

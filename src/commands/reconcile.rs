@@ -1,4 +1,4 @@
-//! `reconcile` and `plan`: one pass, or what it would do.
+//! `reconcile` and `plan`: one pass, or its changes without making them.
 
 use super::print;
 use crate::error::{Error, Exit};

@@ -3,7 +3,7 @@
 use crate::error::{Error, Exit};
 use crate::pass::{self, Place};
 
-/// Loads what every set last had in force.
+/// Loads the policies that every set last had in force.
 ///
 /// # Errors
 /// The kernel or the state cannot be used.

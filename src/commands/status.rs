@@ -1,4 +1,4 @@
-//! `status`: each desired or owned profile, what the kernel holds, and which processes it confines.
+//! `status`: each desired or owned profile, its state in the kernel, and the processes it confines.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::{path::PathBuf, time::Duration};
@@ -15,7 +15,7 @@ use crate::state::{Record, Set, State};
 use crate::time::{Time, in_words};
 use crate::{pass::Place, report::status::Status, state::store::Store};
 
-/// What a user may set.
+/// The user's settings.
 pub(crate) struct Settings {
     pub(crate) place: Place,
     /// Whether only the place's set is shown.
@@ -40,7 +40,7 @@ const SETTLED: [&str; 4] = ["in force", "deferred", "unknown", "learning"];
 struct Row {
     profile: String,
     set: String,
-    /// What the kernel says; none: not loaded, or the kernel cannot be asked.
+    /// The kernel's mode; none: not loaded, or the kernel cannot be read.
     mode: Option<Mode>,
     /// The digest of the last good version's compiled policy.
     desired: Option<Digest>,
@@ -64,7 +64,7 @@ impl Row {
     }
 }
 
-/// All that is shown.
+/// The whole output.
 #[derive(Serialize)]
 struct Overview {
     schema: u32,
@@ -121,9 +121,9 @@ pub(crate) fn run(settings: &Settings) -> Result<Exit, Error> {
     Ok(exit)
 }
 
-/// What the kernel and /proc say.
+/// The kernel's profiles and the processes in /proc.
 struct View {
-    /// Whether the kernel can be asked; else nothing is loaded here, and no process scanned.
+    /// Whether the kernel can be read; else `loaded` and `scan` are empty.
     asked: bool,
     loaded: BTreeMap<String, Mode>,
     contents: BTreeMap<String, Digest>,
@@ -139,7 +139,7 @@ impl View {
         let (asked, loaded, scan) = match loaded {
             Ok(loaded) => (true, loaded, processes::scan(kernel.proc())),
             Err(error) => {
-                notes.push(format!("the kernel cannot be asked: {}", error.chain()));
+                notes.push(format!("the kernel's state is unknown: {}", error.chain()));
                 (false, BTreeMap::new(), Scan::default())
             }
         };
@@ -155,16 +155,16 @@ impl View {
             notes.push(note.into());
         }
         let restricted = match state.cage.as_deref() {
-            Some("none") => Some("none (this kernel knows no Landlock)"),
-            Some("partial") => Some("partial (this kernel knows an older Landlock)"),
+            Some("none") => Some("none (this kernel has no Landlock)"),
+            Some("partial") => Some("partial (this kernel has an older Landlock)"),
             _ => None,
         };
         notes.extend(restricted.map(|how| format!("Landlock restricts the compiler: {how}")));
         if let Some(reason) = &scan.incomplete {
-            notes.push(format!("processes are missing: {reason}"));
+            notes.push(format!("the process counts are incomplete: {reason}"));
         }
         for (name, at) in state.sets.values().flat_map(|set| &set.unloaded) {
-            notes.push(format!("{name} was unloaded by another program before {at}: processes that it confined then stay unconfined until they are restarted"));
+            notes.push(format!("{name} was unloaded by another program before {at}: processes that it confined stay unconfined until restarted"));
         }
         Self {
             asked,
@@ -176,7 +176,8 @@ impl View {
     }
 
     fn row(&self, set_name: &str, set: &Set, name: &str) -> Row {
-        let record = set.profiles.get(name);
+        let is_own = |record: &&Record| record.members.first().is_some_and(|own| own.name == name);
+        let record = set.profiles.values().find(is_own);
         let desired = record.map(|record| record.policy);
         let loaded = self.contents.get(name).copied();
         let expected = record.filter(|r| r.loaded_at.is_some()).map(Record::mode);
@@ -232,7 +233,7 @@ fn text(overview: &Overview) -> String {
         ]);
     }
     text += &match overview.profiles.is_empty() {
-        true => "no profile is desired or owned; armorer reconcile SOURCE loads some\n".to_owned(),
+        true => "no profile is desired or owned: run armorer reconcile SOURCE\n".to_owned(),
         false => table(&rows),
     };
     for row in &overview.profiles {

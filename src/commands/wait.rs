@@ -7,13 +7,13 @@ use crate::error::{Error, Exit};
 use crate::kernel::{self, Kernel, is_loaded};
 use crate::{profile::Mode, time::in_words};
 
-/// While it waits, it logs so this often.
+/// The pause between log lines while it waits.
 const REMINDER: Duration = Duration::from_mins(1);
 
-/// What a user may set.
+/// The user's settings.
 pub(crate) struct Settings {
     pub(crate) names: Vec<String>,
-    /// Where the kernel's list is; none: the kernel is asked without any right.
+    /// Where the kernel's list is; none: the kernel is queried without privileges.
     pub(crate) kernel: Option<kernel::Settings>,
     /// The mode that each must be in.
     pub(crate) mode: Option<Mode>,
@@ -36,7 +36,7 @@ pub(crate) fn run(settings: &Settings) -> Result<Exit, Error> {
         }
         let left = settings.timeout.saturating_sub(start.elapsed());
         if left.is_zero() {
-            log::error!(action = "wait"; "after {} still missing: {missing}; see armorer's log and status on this node", in_words(settings.timeout));
+            log::error!(action = "wait"; "timed out after {}, still missing: {missing}; see armorer's log and status on this node", in_words(settings.timeout));
             return Ok(Exit::Incomplete);
         }
         if reminded.is_none_or(|reminded| reminded.elapsed() >= REMINDER) {
@@ -63,7 +63,7 @@ fn missing(settings: &Settings) -> Result<String, Error> {
         match mode {
             None => missing.push(name.clone()),
             Some(mode) if settings.mode.is_none_or(|desired| mode == desired) => {}
-            Some(mode) => missing.push(format!("{name} (is in mode {mode})")),
+            Some(mode) => missing.push(format!("{name} (in mode {mode})")),
         }
     }
     Ok(missing.join(", "))

@@ -1,4 +1,4 @@
-//! The cage: what a compiler gives up before it is executed.
+//! The cage: the rights that a compiler gives up before it is executed.
 
 use std::io::{self, ErrorKind, Write as _};
 use std::process::{Command, ExitCode};
@@ -14,25 +14,25 @@ use rustix::thread::{self, CapabilitySet, CapabilitySets};
 /// Files the compiler may have open at once; includes nest.
 const FILES: u64 = 64;
 
-/// The exit code of a child that did not get as far as the compiler.
+/// The exit code of a child that failed before the compiler's exec.
 pub(super) const NOT_STARTED: i32 = 126;
 
-/// The first words of what such a child says.
+/// The first words of such a child's message.
 pub(super) const PREFIX: &str = "armorer: ";
 
 /// The first words of the line that states how far the kernel restricts the compiler.
 pub(super) const CAGE: &str = "armorer-cage: ";
 
-/// What the loader and the C library read besides the compiler and its configuration.
+/// The files that the loader and the C library read.
 const SYSTEM: &str =
     "/lib /lib64 /lib32 /usr/lib /usr/lib64 /usr/lib32 /usr/local/lib /etc/ld.so.cache";
 
 type Error = Box<dyn std::error::Error>;
 
-/// `compile-child PARENT MEMORY SECONDS SIZE USER PROGRAM READABLE… -- ARGUMENT…`: gives up what it can
-/// and becomes PROGRAM. Returns only if that fails. MEMORY are the bytes of address space, SECONDS those
-/// of the processor, SIZE the bytes of a file that it may use; READABLE the files and folders that it may
-/// read besides itself and its libraries.
+/// `compile-child PARENT MEMORY SECONDS SIZE USER PROGRAM READABLE… -- ARGUMENT…`: gives up its rights
+/// and becomes PROGRAM. Returns only if that fails. The limits: MEMORY, bytes of address space; SECONDS of
+/// CPU time; SIZE, bytes of a file; READABLE, the readable files and folders besides PROGRAM and its
+/// libraries.
 pub(crate) fn child(args: &[String]) -> ExitCode {
     let Err(error) = become_compiler(args);
     let _ = writeln!(io::stderr(), "{PREFIX}{error}");
@@ -40,7 +40,7 @@ pub(crate) fn child(args: &[String]) -> ExitCode {
 }
 
 fn become_compiler(args: &[String]) -> Result<std::convert::Infallible, Error> {
-    let usage = "this subcommand is armorer's own";
+    let usage = "this subcommand is internal to armorer";
     let [parent, memory, seconds, size, user, program, rest @ ..] = args else {
         return Err(usage.into());
     };
@@ -68,7 +68,7 @@ fn become_compiler(args: &[String]) -> Result<std::convert::Infallible, Error> {
     // having another one.
     process::set_parent_process_death_signal(Some(Signal::KILL))?;
     if process::getppid() != Pid::from_raw(parent.parse()?) {
-        return Err("the pass is over".into());
+        return Err("the pass has ended".into());
     }
     writeln!(io::stderr(), "{CAGE}{cage}")?;
     let error = Command::new(program).args(arguments).env_clear().exec();
@@ -79,8 +79,8 @@ fn become_compiler(args: &[String]) -> Result<std::convert::Infallible, Error> {
     Err(format!("cannot execute {program}{hint}: {error}").into())
 }
 
-/// Restricts this process to what the compiler reads; `full`, `partial` or `none`, by what the
-/// kernel knows of Landlock.
+/// Restricts this process to the compiler's files; `full`, `partial` or `none`, by the kernel's
+/// version of Landlock.
 ///
 /// With its configuration or the kernel's features missing, the compiler makes weaker policy without
 /// a word: a path that exists and cannot be added ends the child.
@@ -100,7 +100,7 @@ fn enter_cage(program: &str, readable: &[String]) -> Result<&'static str, Error>
             Ok(metadata) if metadata.is_dir() => access,
             Ok(_) => access & AccessFs::from_file(ABI::V1),
             Err(error) if error.kind() == ErrorKind::NotFound => continue,
-            Err(error) => return Err(format!("cannot look at {path}: {error}").into()),
+            Err(error) => return Err(format!("cannot open {path}: {error}").into()),
         };
         ruleset = ruleset.add_rule(PathBeneath::new(PathFd::new(path)?, access))?;
     }

@@ -1,4 +1,4 @@
-//! What a compiler's end and its messages mean, for a person. Pure.
+//! The meaning of a compiler's end and of its messages, for a person. Pure.
 
 use std::{os::unix::process::ExitStatusExt as _, path::Path};
 
@@ -13,7 +13,7 @@ use crate::{outcome::Refusal, time::in_words};
 /// The exit code of a program that lacks a library (`ld.so(8)`).
 const LOADER_FAILED: i32 = 127;
 
-/// Where memory is short, it says one of these.
+/// The compiler's messages where memory is short.
 const NO_MEMORY: &str = "bad_alloc|Out of memory|Memory allocation error|annot allocate memory";
 
 /// Why there is no policy of `text`. `messages` may quote included files: of those, name and
@@ -36,7 +36,7 @@ pub(super) fn explain(
         (_, Some(Signal::XCPU)) => {
             let time = in_words(compiler.settings.time);
             let message = format!(
-                "takes the compiler more than {time} of processor time: use fewer `**` and alternations in one rule, or raise --max-compile-time"
+                "needs more than {time} of CPU time to compile: use fewer `**` and alternations in one rule, or raise --max-compile-time"
             );
             Refusal::new("cost", message)
         }
@@ -49,7 +49,7 @@ pub(super) fn explain(
             let memory = compiler.resources.address_space >> 20;
             let jobs = compiler.resources.jobs;
             let message = format!(
-                "takes the compiler more than {memory} MiB of memory, its share here for {jobs} at once: raise the container's memory limit, lower --jobs, or split the profile"
+                "needs more than {memory} MiB of memory to compile, the share of each of {jobs} compilers: raise the container's memory limit, lower --jobs, or split the profile"
             );
             Refusal::new("limit", message)
         }
@@ -58,8 +58,9 @@ pub(super) fn explain(
             let reason = lines.find_map(|line| line.trim().strip_prefix(PREFIX));
             failed(reason.unwrap_or("the compiler did not start"))
         }
+        (Some(_), _) if let Some(words) = call(&compiler.program, messages) => failed(words),
         (Some(code), _) => complaint(text, &compiler.settings.base, messages, code),
-        // By these it dies of its own mistakes; another signal came from outside.
+        // Signals of the compiler's own mistakes; another one came from outside.
         (_, Some(Signal::ILL | Signal::ABORT | Signal::BUS | Signal::FPE | Signal::SEGV)) => {
             let signal = status.signal().unwrap_or_default();
             let message = format!(
@@ -67,8 +68,8 @@ pub(super) fn explain(
             );
             Refusal::new("compile", message)
         }
-        (_, Some(Signal::KILL)) => failed("the compiler was killed, perhaps for want of memory"),
-        _ => failed("the compiler was ended by a signal"),
+        (_, Some(Signal::KILL)) => failed("the compiler was killed, perhaps for lack of memory"),
+        _ => failed("a signal ended the compiler"),
     }
 }
 
@@ -78,8 +79,18 @@ pub(super) fn failed(words: &str) -> Refusal {
 }
 
 fn too_large(limit: u64) -> Refusal {
-    let message = format!("becomes more than {limit} bytes of policy: split the profile");
+    let message = format!("compiles to more than {limit} bytes of policy: split the profile");
     Refusal::new("limit", message)
+}
+
+/// A complaint about how the program was called, which comes before all that a text can make it say.
+fn call<'a>(program: &Path, messages: &'a str) -> Option<&'a str> {
+    let mut lines = messages.lines().skip_while(|line| line.starts_with(CAGE));
+    let words = lines.next()?.strip_prefix(program.to_str()?)?;
+    let words = words.strip_prefix(": ")?;
+    let mut begins = ["unrecognized option", "invalid option", "option '"].iter();
+    let complains = begins.any(|begins| words.starts_with(begins));
+    complains.then_some(words)
 }
 
 /// The compiler's complaint about a text.
@@ -98,12 +109,12 @@ fn complaint(text: &Text, base: &Path, messages: &str, status: i32) -> Refusal {
         let file = Path::new(file);
         let file = file.strip_prefix(base).unwrap_or(file).display();
         return refused(format!(
-            "the compiler does not accept the included file {file} here, at its line {line}"
+            "the compiler does not accept line {line} of the included file {file} here"
         ));
     }
     if let Some(variable) = lines.iter().find_map(|line| undeclared(line)) {
         return refused(format!(
-            "uses the variable @{{{variable}}}, which is not declared: add `include <tunables/global>` before the profile"
+            "uses the undeclared variable @{{{variable}}}: add `include <tunables/global>` before the profile"
         ));
     }
     if lines.is_empty() {

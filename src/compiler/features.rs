@@ -12,9 +12,9 @@ use walkdir::WalkDir;
 use super::{Compiler, Settings};
 use crate::error::Error;
 
-/// Those of Debian 13's kernel, for machines without AppArmor.
+/// The features of Debian 13's kernel, for machines without AppArmor.
 const CARRIED: &str = include_str!("features-6.12");
-const CARRIED_NAME: &str = "the features of Linux 6.12, which armorer carries";
+const CARRIED_NAME: &str = "the built-in features of Linux 6.12";
 
 /// Every abi file has this class.
 const FILES: &str = "file {";
@@ -62,7 +62,7 @@ pub(crate) fn compilers(settings: &Settings, files: &[PathBuf]) -> Result<Vec<Co
         if text.contains(FILES) && text.matches('{').count() == text.matches('}').count() {
             return with_features(settings, shown, &text);
         }
-        let line = "holds no features: name an abi file, or what armorer features prints on a node";
+        let line = "holds no features: give an abi file, or the output of `armorer features`";
         Err(Error::Usage(format!("{shown} {line}")))
     });
     compilers.collect()

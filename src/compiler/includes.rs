@@ -2,7 +2,7 @@
 //!
 //! Taken from the compiler's scanner (`parser_lex.l`, parsers 3 to 5): `include` and a blank, or
 //! `#include` and anything, opens a file wherever a word may begin; the file's name may follow on a
-//! later line. `abi` opens one too. Whatever may be an include counts as one, also in a comment: after
+//! later line. `abi` opens one too. Text that may be an include counts as one, also in a comment: after
 //! `/foo px ->`, the line `# include <x>` reads a file.
 
 use std::collections::{BTreeMap, HashMap};
@@ -56,9 +56,14 @@ impl Includes {
     /// include by absolute path, with `..` or with a backslash; a file that exists and that the compiler
     /// would pass over; too many files. Up to that reason the files are there, too.
     pub(crate) fn of(&mut self, text: &str) -> (Closure, Option<Refusal>) {
-        let mut found = Closure::new();
+        let (mut found, mut bytes) = (Closure::new(), 0);
         for include in scan(text) {
+            // Paths are recorded; those that do not overlap are together no longer than the text.
+            bytes += include.path.len();
             let reason = match objection(include.path) {
+                _ if bytes > text.len() => {
+                    Some("paths that run into each other: end each with its > or quote".into())
+                }
                 Some(_) if include.in_comment => None,
                 Some(reason) => Some(format!("{} {reason}", quoted(include.path))),
                 None => self.follow(normal(include.path), &mut found).err(),
@@ -71,7 +76,7 @@ impl Includes {
         (found, None)
     }
 
-    /// Adds to `found` what is at `path`, and all that it includes; the error is why the text is refused.
+    /// Adds to `found` the file or folder at `path` and its includes; the error is why the text is refused.
     fn follow(&mut self, path: String, found: &mut Closure) -> Result<(), String> {
         let mut waiting = vec![path];
         while let Some(path) = waiting.pop() {
@@ -88,7 +93,7 @@ impl Includes {
                 Err(obstacle) => {
                     let path = quoted(&path);
                     return Err(format!(
-                        "{path}, which exists and which the compiler cannot read ({obstacle}): make it readable for everybody"
+                        "{path}, which the compiler cannot read ({obstacle}): make it readable for all users"
                     ));
                 }
             }
@@ -97,7 +102,7 @@ impl Includes {
     }
 
     /// Whether all of `closure` is as it was.
-    pub(crate) fn stand(&mut self, closure: &Closure) -> bool {
+    pub(crate) fn are_current(&mut self, closure: &Closure) -> bool {
         let mut files = closure.iter();
         files.all(|(path, digest)| self.read(path).digest == *digest)
     }
@@ -115,14 +120,14 @@ impl Includes {
         &self.files[path]
     }
 
-    /// Digest and includes of what is at `path`, or why the compiler cannot read it.
+    /// Digest and includes of the file or folder at `path`, or why the compiler cannot read it.
     fn look(&mut self, path: &str) -> Result<(Option<Digest>, Vec<String>), &'static str> {
         let file = match open(&self.base.join(path)) {
             Ok(file) => file,
             Err(error) if error.kind() == PermissionDenied => return Err("permission denied"),
             Err(_) => return Ok((None, Vec::new())),
         };
-        let data = file.metadata().map_err(|_| "it cannot be looked at")?;
+        let data = file.metadata().map_err(|_| "cannot be examined")?;
         if let Some(obstacle) = self.obstacle(&file, &data) {
             return Err(obstacle);
         }
@@ -133,9 +138,9 @@ impl Includes {
             true => read_open(file, data.len(), BYTES_LIMIT).ok(),
             false => None,
         };
-        let bytes = bytes.ok_or("it is no regular file")?;
-        // The base folder is the administrator's: what its files name outside of it is as trusted as
-        // they are, and not watched.
+        let bytes = bytes.ok_or("not a regular file")?;
+        // The base folder is the administrator's: files outside that its files name are as trusted,
+        // and not watched.
         let text = String::from_utf8_lossy(&bytes);
         let includes = scan(&text).into_iter().map(|include| include.path);
         let includes = includes.filter(|path| objection(path).is_none());
@@ -153,12 +158,12 @@ impl Includes {
         (Some(Digest::of_parts(&names)), files.collect())
     }
 
-    /// Why a compiler without rights cannot open what is open here. As another user than root,
+    /// Why a compiler without rights cannot open `file`, which is open here. As another user than root,
     /// armorer has opened it with the compiler's own rights.
     fn obstacle(&mut self, file: &File, data: &Metadata) -> Option<&'static str> {
         let place = fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd())).ok()?;
         if !place.starts_with(&self.base) {
-            return Some("a link that leads out of the base folder");
+            return Some("a link to outside the base folder");
         }
         if !rustix::process::geteuid().is_root() {
             return None;
@@ -170,7 +175,7 @@ impl Includes {
                 .or_insert_with(|| fs::metadata(folder).is_ok_and(|data| data.mode() & 0o001 != 0))
         });
         let closed = data.mode() & needed != needed || !searchable;
-        closed.then_some("its mode, or that of a folder above it")
+        closed.then_some("the mode of the file, or of a folder above")
     }
 }
 
@@ -180,7 +185,7 @@ fn normal(path: &str) -> String {
     parts.collect::<Vec<_>>().join("/")
 }
 
-/// What may be an include.
+/// A possible include.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Include<'a> {
     /// From 1.

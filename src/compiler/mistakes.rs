@@ -1,4 +1,4 @@
-//! What is wrong with a text, in plain words, where the compiler's own are none. Pure.
+//! The mistake in a text, in plain words, where the compiler's message has none. Pure.
 //!
 //! The compiler's messages are those of parsers 3.0.8 and 4.1.0. No word of a file that the text
 //! includes is in the answer.
@@ -12,13 +12,13 @@ const KEYWORDS: &str = "abi alias all audit capability change_profile dbus deny 
 const NEWER: &str = "all io_uring mqueue priority userns";
 const QUALIFIERS: &str = "allow audit deny owner quiet";
 
-const INVISIBLE: &str = "holds a byte order mark or a no-break space: take it out";
+const INVISIBLE: &str = "holds a byte order mark or a no-break space: remove it";
 const NO_MODES: &str = "permissions are r w a k l m ix px cx ux; a path with spaces is quoted";
-const NO_COMMA: &str = "its comma is missing, so that the next line belongs to this rule";
-const OUTSIDE: &str = "stands outside: rules go between profile NAME { and }";
-const INSIDE: &str = "declares variables: it goes before the profile";
+const NO_COMMA: &str = "the comma at the end of this rule is missing";
+const OUTSIDE: &str = "outside a profile: rules go between profile NAME { and }";
+const INSIDE: &str = "declares variables: move the line before the profile";
 
-/// A line of the text that says something.
+/// A line of the text that is not empty.
 struct Line<'t> {
     number: usize,
     /// Without its comment; `#include` is `include`.
@@ -27,7 +27,7 @@ struct Line<'t> {
     depth: usize,
 }
 
-/// The number of the line to mend, and what is wrong there.
+/// The number of the line to mend, and its mistake.
 type Mistake = (usize, String);
 
 /// The compiler stopped at `line` of the text, or, where `is_included`, of a file that the text
@@ -65,7 +65,7 @@ fn misread(lines: &[Line], line: usize) -> Option<Mistake> {
             let unknown = unknown(last.text).filter(|words| is_word && words != NO_MODES);
             (last.number, unknown.unwrap_or_else(|| NO_COMMA.to_owned()))
         }
-        (_, None, _) => (line, "the text ends before its last }".to_owned()),
+        (_, None, _) => (line, "the last } is missing".to_owned()),
         (_, Some(here), _) if here.depth > 0 => (line, unknown(here.text)?),
         (.., None) => (line, OUTSIDE.to_owned()),
         (_, Some(here), _) if here.text == "}" => (line, "this } is one too many".to_owned()),
@@ -171,10 +171,10 @@ fn unknown(rule: &str) -> Option<String> {
     }
     let name = first.split(['(', '=', ',']).next()?;
     Some(match nearest(name, KEYWORDS.split(' ')) {
-        _ if is_in(NEWER, name) => format!("parser 3.0 knows no {name}, parser 4.1 does"),
-        _ if name.contains('/') => format!("{name} is no path: one begins with a slash"),
+        _ if is_in(NEWER, name) => format!("{name} needs parser 4.1; parser 3.0 lacks it"),
+        _ if name.contains('/') => format!("{name} is not a path: a path begins with a slash"),
         Some(known) if known == name => return None,
-        Some(known) => format!("there is no rule {name}: is {known} meant?"),
-        None => format!("there is no rule {name}"),
+        Some(known) => format!("unknown rule {name}: did you mean {known}?"),
+        None => format!("unknown rule {name}"),
     })
 }

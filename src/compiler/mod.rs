@@ -32,37 +32,37 @@ use unenforced::unenforced;
 /// The hidden subcommand that [`child`] carries out.
 pub(crate) const CHILD: &str = "compile-child";
 
-/// Where the compiler finds the text. By this path, and not by its standard input, since it tells
-/// the line of an included file from a line of the text only where the text has a path.
+/// The text's path for the compiler. Standard input has none, and only with a path do messages
+/// distinguish a line of an included file from a line of the text.
 const TEXT: &str = "/proc/self/fd/0";
 
-/// What the compiler is to warn of.
+/// The warnings that the compiler gives.
 const WARNINGS: [&str; 2] = ["--warn=rule-not-enforced", "--warn=rule-downgraded"];
 
 const CONFIG: &str = "/etc/apparmor/parser.conf";
 const FOLDERS: [&str; 5] = ["/sbin", "/usr/sbin", "/bin", "/usr/bin", "/usr/local/sbin"];
 
-/// While compilers work, those that have ended are looked for this often.
+/// The pause between looks for ended compilers.
 const TICK: Duration = Duration::from_millis(250);
 
-/// A compiler may wait this many times as long as it may compute.
+/// A compiler's wall-clock time, as a multiple of its CPU time.
 const PATIENCE: u32 = 4;
 
-/// The user of a compiler is drawn from these: systemd's table of users leaves them unused.
+/// The users of compilers, which systemd's table of users leaves unused.
 const USERS: std::ops::RangeInclusive<u32> = 0x7000_0000..=0x7FFD_FFFF;
 
-/// What a user may set.
+/// The user's settings.
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
     /// The compiler; none: where distributions put it.
     pub(crate) program: Option<PathBuf>,
     /// The folder that includes are relative to.
     pub(crate) base: PathBuf,
-    /// The kernel's features, or a file that holds a kernel's; none there: the compiler's own idea.
+    /// The kernel's features, or a file of a kernel's; where neither is, the compiler's defaults hold.
     pub(crate) features: PathBuf,
-    /// Where processes are listed, for a user that none has.
+    /// The folder of processes, to choose a user that none has.
     pub(crate) proc: PathBuf,
-    /// The processor time that one text may take, in whole seconds.
+    /// The CPU time that one text may take, in whole seconds.
     pub(crate) time: Duration,
     /// How many texts are compiled at once; none: as many as processors and memory allow.
     pub(crate) jobs: Option<usize>,
@@ -78,11 +78,22 @@ pub(crate) struct Text<'a> {
     /// For messages.
     pub(crate) name: &'a str,
     pub(crate) contents: &'a str,
-    /// Compiled after all others: its compiler had to wait too long before.
+    /// Compiled after all others, since its compiler waited too long before.
     pub(crate) last: bool,
 }
 
-/// What one text became.
+impl<'a> Text<'a> {
+    pub(crate) const fn new(name: &'a str, contents: &'a str) -> Self {
+        let last = false;
+        Self {
+            name,
+            contents,
+            last,
+        }
+    }
+}
+
+/// A compiled text.
 #[derive(Debug)]
 pub(crate) struct Compiled {
     pub(crate) policy: Vec<u8>,
@@ -91,13 +102,13 @@ pub(crate) struct Compiled {
     pub(crate) unenforced: Vec<Unenforced>,
 }
 
-/// What a text became, or why there is no policy of it.
+/// A compiled text, or why there is no policy of it.
 type Outcome = Result<Compiled, Refusal>;
 
-/// A text by its index, and what it became.
+/// A text's index, and its result.
 pub(crate) type Done = (usize, Outcome);
 
-/// A compiler that was found, and how it is called.
+/// A found compiler, and its arguments.
 pub(crate) struct Compiler {
     program: PathBuf,
     settings: Settings,
@@ -127,7 +138,7 @@ impl Compiler {
                     path.display()
                 ),
                 None => format!(
-                    "there is no apparmor_parser in {folders}: install the package apparmor, or name the program with --parser"
+                    "there is no apparmor_parser in {folders}: install the package apparmor, or give the program with --parser"
                 ),
             }));
         };
@@ -152,8 +163,8 @@ impl Compiler {
         &self.settings.base
     }
 
-    /// The digest of what decides, besides text and includes, what a text becomes: the compiler, its
-    /// configuration, what it may use, and its options.
+    /// The digest of all that decides the policy besides text and includes: the compiler, its
+    /// configuration, its limits, and its options.
     ///
     /// # Errors
     /// The compiler cannot be read.
@@ -171,7 +182,7 @@ impl Compiler {
         Ok(Digest::of_parts(parts))
     }
 
-    /// The digest of what the kernel can mediate: names and contents of all its features.
+    /// The digest of the kernel's features: their names and contents.
     ///
     /// # Errors
     /// Something there cannot be read.
@@ -209,7 +220,7 @@ impl Compiler {
                     Err(reason) => ready.push((index, Err(reason))),
                 }
             }
-            // What is ready is taken while other compilers work.
+            // A finished text is taken while other compilers work.
             if ready.is_empty() {
                 done(None)?;
             }
@@ -234,7 +245,7 @@ impl Compiler {
     fn start(&self, text: &Text, user: u32, deadline: Instant) -> Result<Process, Refusal> {
         let now = Instant::now();
         if now >= deadline {
-            let message = "not compiled: the time for this pass was over before its turn; the next pass tries again, or raise --deadline";
+            let message = "not compiled before the pass' deadline; the next pass tries again, or raise --deadline";
             return Err(Refusal {
                 reason: "deadline",
                 ..Refusal::failed(message)
@@ -242,7 +253,7 @@ impl Compiler {
         }
         let until = deadline.min(now + self.settings.time * PATIENCE);
         let started = Process::start(&mut self.command(user), text.contents, until);
-        started.map_err(|error| failed(&format!("the compiler cannot be started: {error}")))
+        started.map_err(|error| failed(&format!("cannot start the compiler: {error}")))
     }
 
     fn command(&self, user: u32) -> Command {
@@ -284,7 +295,7 @@ impl Compiler {
 
     fn result(&self, text: &Text, process: &mut Process, ended: Ended) -> Outcome {
         let output = process.output(self.settings.policy_bytes);
-        let unread = |error| failed(&format!("cannot read what the compiler wrote: {error}"));
+        let unread = |error| failed(&format!("cannot read the compiler's output: {error}"));
         let (policy, messages) = output.map_err(unread)?;
         if !ended.is_ok_and(|status| status.success()) {
             let written = policy.len() as u64;

@@ -13,16 +13,16 @@ use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
 /// How long a killed compiler may take to end.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// Of what the compiler says, this many bytes are read.
+/// The bytes of the compiler's messages that are read.
 const MESSAGES_LIMIT: u64 = 64 * 1024;
 
 /// How a compiler ended by itself, or why it did not.
 pub(super) type Ended = Result<ExitStatus, &'static str>;
 
-const OVERDUE: &str = "the compiler waited too long for a processor or a disk";
+const OVERDUE: &str = "the compiler waited too long for CPU or disk";
 const NOT_ALLOWED: &str =
     "the compiler takes too long and cannot be killed: give armorer the capability KILL";
-const STUCK: &str = "the compiler does not end, though it was killed";
+const STUCK: &str = "the compiler was killed and does not end";
 
 /// A compiler at work. Dropped before its end, it is killed.
 pub(super) struct Process {
@@ -85,7 +85,7 @@ impl Process {
         (killed == Err(Errno::PERM)).then_some(Err(NOT_ALLOWED))
     }
 
-    /// What it wrote: at most `limit` bytes of policy, and its messages.
+    /// The compiler's output: at most `limit` bytes of policy, and its messages.
     pub(super) fn output(&mut self, limit: u64) -> io::Result<(Vec<u8>, String)> {
         let policy = contents(&mut self.policy, limit)?;
         let messages = contents(&mut self.messages, MESSAGES_LIMIT)?;
@@ -125,7 +125,7 @@ fn memory(name: &str) -> io::Result<File> {
     Ok(File::from(fd))
 }
 
-/// A file in memory that nobody can change any more.
+/// A file in memory that can no longer be changed.
 fn sealed(text: &str) -> io::Result<File> {
     let mut file = memory("armorer-text")?;
     file.write_all(text.as_bytes())?;

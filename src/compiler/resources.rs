@@ -7,17 +7,17 @@ const MIB: u64 = 1024 * 1024;
 /// Left to armorer itself.
 const RESERVE: u64 = 32 * MIB;
 
-/// What a further compiler must have to be worth starting. A text of the largest size accepted by
+/// The least memory that makes a further compiler worth starting. A text of the largest size accepted by
 /// default (128 KiB: some 3,000 paths) takes 130 MiB of address space.
 const ENOUGH: u64 = 160 * MIB;
 
-/// What a compiler gets even where that is too much, since it does not start with less.
+/// The least memory of a compiler, even where that is too much: it does not start with less.
 const LEAST: u64 = 48 * MIB;
 
-/// What a compiler gets at most.
+/// The most memory of a compiler.
 const MOST: u64 = 1024 * MIB;
 
-/// The share of each compiler. The same from pass to pass: what a text is refused for lasts.
+/// The share of each compiler. It is the same from pass to pass, since a refusal lasts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Resources {
     /// Compilers at once.

@@ -13,7 +13,7 @@ use crate::outcome::Kind;
 use crate::policy;
 use crate::tests::Folder;
 
-/// Becomes the compiler in the child: the test program is not armorer, and is told to run this "test".
+/// Becomes the compiler in the child: the test program is not armorer, and runs this "test".
 #[test]
 fn as_child() {
     let args: Vec<String> = std::env::args().collect();
@@ -70,7 +70,7 @@ fn compiler(settings: Settings) -> Compiler {
     compiler
 }
 
-/// A compiler that is the program `stand-in`, whose text says what it does.
+/// The program `stand-in` as a compiler, which obeys its text.
 struct Looking {
     compiler: Compiler,
     folder: Arc<Folder>,
@@ -183,7 +183,7 @@ fn texts() -> Vec<String> {
     texts
 }
 
-/// What the compiler makes of `text` outside the cage, by the same options.
+/// The policy of `text` by the compiler outside the cage, with the same options.
 fn uncaged(compiler: &Compiler, text: &str) -> Vec<u8> {
     let folder = Folder::new();
     folder.write("text", text);
@@ -290,7 +290,7 @@ fn the_compiler_reads_its_own_files_and_no_other() {
     }
 }
 
-/// Whether this machine's kernel has Landlock, by what the cage says.
+/// Whether this machine's kernel has Landlock, by the cage's report.
 fn has_landlock(compiler: &Compiler) -> bool {
     one(compiler, "open /").unwrap().cage != "none"
 }

@@ -9,9 +9,9 @@ use std::{os::unix::ffi::OsStrExt as _, path::Path};
 use super::Kernel;
 use crate::{fs, profile::Digest};
 
-/// More than a name or a hash has, in bytes.
+/// Above the length of a name or a hash, in bytes.
 const NAME_BYTES: u64 = 64 << 10;
-/// The largest loaded policy that is compared, in bytes: none of ours is larger.
+/// The largest loaded policy that is compared, in bytes: armorer's are smaller.
 const BLOB_BYTES: u64 = 64 << 20;
 
 impl Kernel {
@@ -28,7 +28,7 @@ impl Kernel {
         let mut found: BTreeMap<String, Option<Digest>> = BTreeMap::new();
         let mut blobs: HashMap<Vec<u8>, Option<Digest>> = HashMap::new();
         let profiles = std::fs::read_dir(self.apparmor.join("policy/profiles"));
-        // What was listed until an error counts; the rest is as if the kernel showed none of it.
+        // Entries before an error count; the rest is as if the kernel showed no contents.
         for entry in profiles.into_iter().flatten().flatten() {
             let folder = entry.path();
             let Some(name) = name_of(&folder) else {
@@ -37,7 +37,7 @@ impl Kernel {
             let identity = identity(&folder);
             let known = blobs.entry(identity.clone());
             let digest = *known.or_insert_with(|| digest(&folder, &identity));
-            // Two profiles of one name: neither can be told.
+            // Two profiles of one name: neither can be identified.
             let digest = digest.filter(|_| !found.contains_key(name));
             found.insert(name.to_owned(), digest);
             let mut seen = self.seen.borrow_mut();
@@ -57,7 +57,7 @@ impl Kernel {
     }
 }
 
-/// What tells one load of a profile from another with other contents; empty where nothing does.
+/// An identifier of a load, which differs where the contents differ; empty where there is none.
 fn identity(folder: &Path) -> Vec<u8> {
     if let Ok(hash) = fs::read(&folder.join("raw_sha256"), NAME_BYTES) {
         return hash;

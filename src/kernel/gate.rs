@@ -1,4 +1,4 @@
-//! The question of a process without any right: is a profile loaded?
+//! The query of a process without privileges: is a profile loaded?
 
 use std::path::Path;
 
@@ -19,13 +19,13 @@ pub(crate) fn is_loaded(name: &str) -> Result<bool, Error> {
     let place = places.iter().find(|place| place.exists());
     let place = place.unwrap_or(&places[1]);
     let file = fs::OpenOptions::new().write(true).open(place).map_err(|error| {
-        Error::Node(format!("cannot ask the kernel for loaded profiles ({error}): run this container under RuntimeDefault or Unconfined, or with --from kernel"))
+        Error::Node(format!("cannot query the kernel for loaded profiles ({error}): run this container under RuntimeDefault or Unconfined, or with --from kernel"))
     })?;
     match rustix::io::write(&file, format!("permprofile {name}").as_bytes()) {
         Ok(_) | Err(Errno::ACCESS | Errno::PERM) => Ok(true),
         Err(Errno::NOENT) => Ok(false),
         Err(error) => Err(Error::Node(format!(
-            "this kernel answers no question about AppArmor ({error}): boot the node with AppArmor (kernel parameters `apparmor=1 security=apparmor`)"
+            "this kernel does not answer AppArmor queries ({error}): boot the node with the kernel parameters `apparmor=1 security=apparmor`"
         ))),
     }
 }

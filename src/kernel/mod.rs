@@ -34,7 +34,7 @@ pub(crate) struct Settings {
 }
 
 impl Settings {
-    /// Where the kernel lists what it can mediate.
+    /// The folder of the kernel's features.
     pub(crate) fn features(&self) -> PathBuf {
         self.securityfs.join("apparmor/features")
     }
@@ -45,7 +45,7 @@ pub(crate) struct Kernel {
     settings: Settings,
     /// The security module's folder in securityfs.
     apparmor: PathBuf,
-    /// Of each profile whose contents were read, its folder and what tells that load from another.
+    /// Of each profile whose contents were read, its folder and the identifier of that load.
     seen: RefCell<HashMap<String, (PathBuf, Vec<u8>)>>,
 }
 
@@ -69,8 +69,7 @@ impl Kernel {
             id => Ok(id.to_owned()),
         });
         let file = file.display();
-        let purpose =
-            format!("read the boot's id from {file} (--proc names where proc is mounted)");
+        let purpose = format!("read the boot ID from {file} (--proc names where proc is mounted)");
         id.map_err(Error::io(purpose))
     }
 
@@ -142,7 +141,7 @@ impl Kernel {
     }
 }
 
-/// The kernel takes what one write(2) brings from offset 0 as the whole.
+/// The kernel takes one write(2) at offset 0 as the whole.
 fn write_once(file: &Path, bytes: &[u8]) -> io::Result<()> {
     let flags = OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NOCTTY;
     let written = rustix::io::write(rustix::fs::open(file, flags, Mode::empty())?, bytes)?;
@@ -150,7 +149,7 @@ fn write_once(file: &Path, bytes: &[u8]) -> io::Result<()> {
         return Ok(());
     }
     let length = bytes.len();
-    let message = format!("the kernel took {written} of {length} bytes");
+    let message = format!("the kernel accepted {written} of {length} bytes");
     Err(io::Error::new(io::ErrorKind::WriteZero, message))
 }
 

@@ -1,4 +1,4 @@
-//! Asked before the first write: can this process load policy, and if not, what is missing?
+//! The check before the first write: can this process load policy, and if not, why?
 
 use std::fs::{File, OpenOptions, read_to_string};
 use std::io::ErrorKind::{PermissionDenied, ReadOnlyFilesystem};
@@ -15,7 +15,7 @@ impl Kernel {
     /// Whether this process can load policy. Writes nothing.
     ///
     /// # Errors
-    /// `Error::Node`: what is missing, and how to get it.
+    /// `Error::Node`: the missing right or file, and the way to get it.
     pub(crate) fn preflight(&self) -> Result<(), Error> {
         self.present()?;
         let own = self.own_folder();
@@ -33,10 +33,10 @@ impl Kernel {
         self.readable()
     }
 
-    /// Whether this process can read what is in force.
+    /// Whether this process can read the profiles in force.
     ///
     /// # Errors
-    /// `Error::Node`: what is missing, and how to get it.
+    /// `Error::Node`: the missing right or file, and the way to get it.
     pub(crate) fn preflight_read(&self) -> Result<(), Error> {
         self.present()?;
         self.readable()
@@ -60,7 +60,7 @@ impl Kernel {
             Some("Y") => {
                 let securityfs = self.settings.securityfs.display();
                 return Err(Error::Node(format!(
-                    "{securityfs} has no folder apparmor: on a host run `mount -t securityfs securityfs {securityfs}`; in a container mount the host's /sys/kernel/security by hostPath and name its place with --securityfs"
+                    "{securityfs} has no folder apparmor: on a host run `mount -t securityfs securityfs {securityfs}`; in a container mount the host's /sys/kernel/security by hostPath and give its path with --securityfs"
                 )));
             }
             Some(_) => "is switched off",
@@ -90,7 +90,7 @@ impl Kernel {
         }
         initial_namespace(&self.own_folder())?;
         let cause = self.cause_of_denial();
-        Err(Error::Node(format!("root may not read {file}: {cause}")))
+        Err(Error::Node(format!("root cannot read {file}: {cause}")))
     }
 
     fn writable(&self, file: &Path) -> Result<(), Error> {
@@ -99,7 +99,7 @@ impl Kernel {
         };
         let file = file.display();
         Err(Error::Node(match error.kind() {
-            PermissionDenied => format!("{file} may not be written: {}", self.cause_of_denial()),
+            PermissionDenied => format!("cannot write {file}: {}", self.cause_of_denial()),
             ReadOnlyFilesystem => format!(
                 "{file} is mounted read-only: mount it writable (`readOnly: false` on the volumeMount)"
             ),
@@ -111,8 +111,8 @@ impl Kernel {
         let files = LABELS.map(|label| self.own_folder().join(label));
         let label = files.iter().find_map(|file| read_to_string(file).ok());
         match label.unwrap_or_default().trim() {
-            "unconfined" => "AppArmor does not deny it, since this process is unconfined: look for another security module, or at the mount".to_owned(),
-            label => format!("this process' own AppArmor profile, {label}, denies files below /sys: mount securityfs at another path, such as /host/securityfs, and name it with --securityfs"),
+            "unconfined" => "not denied by AppArmor, since this process is unconfined: check other security modules and the mount".to_owned(),
+            label => format!("this process' own AppArmor profile, {label}, denies files below /sys: mount securityfs at another path, such as /host/securityfs, and give it with --securityfs"),
         }
     }
 

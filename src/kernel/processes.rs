@@ -10,10 +10,10 @@ use super::LABELS;
 use crate::fs;
 use crate::profile::{is_within, printable};
 
-/// New processes are looked for this often; a node that starts them faster is reported.
+/// The rounds for new processes; a node that starts them faster is reported.
 const ROUNDS: usize = 64;
 
-/// More than a name, a label or a command line that matters has, in bytes.
+/// Above the length of a name, a label or a command line that matters, in bytes.
 const TEXT_BYTES: u64 = 1 << 20;
 
 /// The kernel's mark of its own threads in `/proc/PID/stat` (`PF_KTHREAD`, include/linux/sched.h).
@@ -33,7 +33,7 @@ pub(crate) struct Scan {
     /// The confined ones: one entry for each different label of a process' threads.
     pub(crate) processes: Vec<Confined>,
     /// Runtimes at work, with pid and name: each may be about to execute a program under any profile.
-    pub(crate) armed: Vec<(u32, String)>,
+    pub(crate) starting: Vec<(u32, String)>,
     /// Why processes may be missing, in one line. A missing one may be confined by any profile.
     pub(crate) incomplete: Option<String>,
 }
@@ -43,7 +43,7 @@ pub(crate) struct Scan {
 pub(crate) struct Confined {
     /// Its id, in the pid namespace of the scanned /proc.
     pub(crate) pid: u32,
-    /// What it calls itself: at most 15 bytes.
+    /// The process' own name for itself: at most 15 bytes.
     pub(crate) comm: String,
     /// As the kernel prints it, with the mode: `NAME (enforce)`, `A//&B (mixed)`.
     pub(crate) label: String,
@@ -112,10 +112,10 @@ impl Scan {
     }
 
     /// The first runtime that may be starting a container, in words.
-    pub(crate) fn armed_in_words(&self) -> Option<String> {
-        let (pid, comm) = self.armed.first()?;
+    pub(crate) fn starting_in_words(&self) -> Option<String> {
+        let (pid, comm) = self.starting.first()?;
         Some(format!(
-            "a program is being started by {} (pid {pid}), under a profile that cannot be determined",
+            "{} (pid {pid}) is starting a program under an unknown profile",
             printable(comm)
         ))
     }
@@ -161,7 +161,7 @@ impl Scan {
             return Ok(false);
         };
         if is_runtime(&comm) || was_started_as_runtime(folder, &comm) {
-            self.armed.push((pid, comm.clone()));
+            self.starting.push((pid, comm.clone()));
         }
         let (mut seen, mut labels, mut any) = (HashSet::new(), HashSet::new(), false);
         for _ in 0..ROUNDS {
@@ -271,7 +271,7 @@ fn shows_all(proc: &Path) -> Result<(), String> {
         return Ok(());
     }
     Err(format!(
-        "{shown} shows only the processes of a container: mount the host's /proc and name it with --proc"
+        "{shown} shows only the processes of a container: mount the host's /proc and give its path with --proc"
     ))
 }
 

@@ -12,9 +12,9 @@ use crate::profile::{printable, quoted};
 /// Where the kubelet mounts a pod's token and `ca.crt`.
 const ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 /// The hint where there is no such file.
-const OUTSIDE: &str = ": outside of a pod with a ServiceAccount, set --token-file and --ca-file";
+const OUTSIDE: &str = ": outside a pod with a ServiceAccount, give --token-file and --ca-file";
 
-/// How to reach the API server, as the user said. What is not said comes from the pod.
+/// The user's settings of the API server. The pod gives the missing ones.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Access {
     /// `https://HOST[:PORT][/PREFIX]`; plain http to this machine only.
@@ -51,7 +51,7 @@ impl Credentials {
     /// [`Error::Usage`] for a wrong URL, [`Error::Source`] for files that cannot be used.
     pub(super) fn new(access: &Access) -> Result<Self, Error> {
         let server = access.api_server.as_deref().ok_or_else(|| {
-            Error::Usage("no API server: outside of a pod, name it with --api-server".to_owned())
+            Error::Usage("no API server: outside a pod, give --api-server".to_owned())
         })?;
         let account = Path::new(ACCOUNT);
         let mounted = account.join("token");
@@ -87,9 +87,7 @@ fn is_encrypted(server: &str) -> Result<bool, Error> {
     let host = uri.host().filter(|_| server.chars().all(usable));
     match (uri.scheme_str(), host.unwrap_or_default()) {
         (Some("http"), "127.0.0.1" | "[::1]" | "localhost") => Ok(false),
-        (Some("http"), _) => {
-            wrong("is not reached by https, and the token could be read on the way")
-        }
+        (Some("http"), _) => wrong("does not use https, so the token could be read in transit"),
         (Some("https"), host) if !host.is_empty() => Ok(true),
         _ => wrong("is not of the form https://HOST[:PORT]"),
     }
@@ -99,7 +97,7 @@ fn token(file: &Path) -> Result<String, Error> {
     let text = String::from_utf8(contents(file)?).unwrap_or_default();
     let token = text.trim();
     if token.is_empty() || !token.chars().all(|c| c.is_ascii_graphic()) {
-        let reason = "holds no token: give the file of a ServiceAccount's token";
+        let reason = "holds no token: give the token file of a ServiceAccount";
         return Err(unusable(file, reason));
     }
     Ok(token.to_owned())

@@ -24,7 +24,7 @@ use crate::{error::Error, profile::printable};
 const ANSWER_BYTES: u64 = 32 << 20;
 /// The objects that are asked for at once.
 const PAGE: usize = 250;
-/// A list is started anew this often when the server has forgotten its place in it.
+/// The restarts of a list whose continuation the server has forgotten.
 const RESTARTS: u32 = 3;
 /// The first pause before another try, and the longest.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(4));
@@ -39,7 +39,7 @@ const RESERVED: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'~');
 
 /// The question when an answer makes no sense.
-const WHICH_SERVER: &str = "is --api-server a Kubernetes API server?";
+const SERVER_HINT: &str = "is --api-server a Kubernetes API server?";
 
 /// The media type of whole objects.
 pub(crate) const JSON: &str = "application/json";
@@ -74,10 +74,10 @@ impl From<Failure> for Error {
 enum Trouble {
     Final(Failure),
     /// It may go better soon; the server perhaps said when.
-    Passing(String, Option<Duration>),
+    Transient(String, Option<Duration>),
 }
 
-/// The end of all tries, of one try, and of what HTTP has to do with it.
+/// The deadlines of all tries and of one try, and the HTTP client.
 pub(crate) type Answer<T> = Result<T, Failure>;
 type Try<T> = Result<T, Trouble>;
 type Exchange = Result<Response<Body>, ureq::Error>;
@@ -175,13 +175,13 @@ impl Client {
             let (reason, after) = match self.once(path, accept, edit) {
                 Ok(answer) => return Ok(answer),
                 Err(Trouble::Final(failure)) => return Err(failure),
-                Err(Trouble::Passing(reason, after)) => (reason, after),
+                Err(Trouble::Transient(reason, after)) => (reason, after),
             };
             let pause = after.map_or_else(|| backoff(tries), |after| after + backoff(0));
             tries += 1;
             if pause >= self.left() {
                 let reason = format!(
-                    "{reason} (tries: {tries}; the deadline of the pass is near): is the API server up, and reached from here?"
+                    "{reason} (tries: {tries}; the pass' deadline is near): is the API server up and reachable?"
                 );
                 return Err(self.failure(path, &reason));
             }
@@ -199,7 +199,7 @@ impl Client {
     fn once<T: DeserializeOwned>(&self, path: &str, accept: &str, edit: Option<Edit>) -> Try<T> {
         let left = self.left();
         if left.is_zero() {
-            return Err(self.give_up(path, "the deadline of the pass is over"));
+            return Err(self.give_up(path, "the pass' deadline has passed"));
         }
         // Half of the time left, so that a silent server leaves time for another try.
         let time = (left / 2).max(LEAST_TRY).min(left);
@@ -213,10 +213,10 @@ impl Client {
         let body = body.map_err(|error| self.trouble(path, error))?;
         serde_json::from_slice(&body).map_err(|error| {
             if error.is_eof() {
-                return Trouble::Passing("the answer was cut".to_owned(), None);
+                return Trouble::Transient("the answer was truncated".to_owned(), None);
             }
             let place = format!("line {} column {}", error.line(), error.column());
-            let reason = format!("the answer makes no sense at {place}: {WHICH_SERVER}");
+            let reason = format!("unexpected answer at {place}: {SERVER_HINT}");
             self.give_up(path, &reason)
         })
     }
@@ -245,7 +245,7 @@ impl Client {
             let after = response.headers().get(RETRY_AFTER);
             let seconds = after.and_then(|after| after.to_str().ok()?.trim().parse().ok());
             let after = seconds.map(|seconds: u32| Duration::from_secs(seconds.into()));
-            return Trouble::Passing(status.to_string(), after);
+            return Trouble::Transient(status.to_string(), after);
         }
         // A `Status` object, if the API itself answers.
         let body = response.body_mut().with_config().limit(64 * 1024);
@@ -257,8 +257,8 @@ impl Client {
         let reason = match code {
             300..=399 => "a redirect, which is not followed with a token: correct --api-server",
             _ if !message.is_empty() && !repeats_token => message,
-            401 => "the API server does not accept the token: is it expired, or another cluster's?",
-            404 => WHICH_SERVER,
+            401 => "the API server rejects the token: has it expired, or is it another cluster's?",
+            404 => SERVER_HINT,
             _ => "the API server gives no reason",
         };
         let name = answer["details"]["name"].as_str().unwrap_or_default();
@@ -287,11 +287,11 @@ impl Client {
         let text = error.to_string();
         let reason = match error {
             Io(error) if error.kind() == UnexpectedEof => "the server closed the connection",
-            Timeout(_) => "no answer in time",
+            Timeout(_) => "timed out",
             Io(_) | HostNotFound | ConnectionFailed => &text,
-            _ => return self.give_up(path, &format!("{text}: {WHICH_SERVER}")),
+            _ => return self.give_up(path, &format!("{text}: {SERVER_HINT}")),
         };
-        Trouble::Passing(reason.to_owned(), None)
+        Trouble::Transient(reason.to_owned(), None)
     }
 
     /// That an answer cannot be used: why.

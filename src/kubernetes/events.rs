@@ -24,7 +24,7 @@ pub(crate) struct Subject<'a> {
     pub(crate) set: &'a str,
 }
 
-/// Sends an Event for each of `news`, problems first, and one that counts what is above [`MOST`].
+/// Sends an Event for each of `news`, problems first, and one that counts those above [`MOST`].
 ///
 /// # Errors
 /// The first event that could not be written; those behind it are not tried.

@@ -1,4 +1,4 @@
-//! The Kubernetes API: one client; what a node's events, taint and labels say.
+//! The Kubernetes API: one client; a node's events, taint and labels.
 
 pub(crate) mod access;
 pub(crate) mod client;
@@ -9,7 +9,7 @@ use serde::Deserialize;
 
 use access::Access;
 
-/// What a pass has to do with the API server besides its sources.
+/// The settings of a pass for the API server, besides its sources.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Settings {
     pub(crate) access: Access,
@@ -17,11 +17,11 @@ pub(crate) struct Settings {
     pub(crate) node: Option<String>,
     /// This pod, in events.
     pub(crate) pod: Option<String>,
-    /// Events on the node say what a pass did.
+    /// A pass reports its changes and problems by Events on the node.
     pub(crate) events: bool,
     /// The taint that goes when the node is ready for the first time.
     pub(crate) clear_taint: Option<String>,
-    /// Labels on the node say what is in force.
+    /// Labels on the node describe the profiles in force.
     pub(crate) label_node: bool,
 }
 
@@ -31,7 +31,7 @@ pub(crate) struct Object {
     pub(crate) metadata: Metadata,
 }
 
-/// What every object and every list has.
+/// The metadata of every object and every list.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub(crate) struct Metadata {

@@ -1,7 +1,7 @@
 //! The Kubernetes node's object: the taint that keeps pods away until armorer is ready for the first
-//! time, and labels that say what is in force.
+//! time, and labels that describe the profiles in force.
 //!
-//! The taint is set by whoever makes nodes (the kubelet's `--register-with-taints`, an autoscaler's
+//! The creator of nodes sets the taint (the kubelet's `--register-with-taints`, an autoscaler's
 //! settings); armorer only takes it away, once, and never puts it back.
 
 use serde::de::IgnoredAny;
@@ -12,10 +12,10 @@ use ureq::http::Method;
 use super::client::{Answer, Client, JSON, JSON_PATCH, MERGE_PATCH};
 use super::{Metadata, Object, is_dns, is_dns_label};
 
-/// How often another program may change the taints between our look and our change.
+/// The tries where another program changes the taints between read and write.
 const TRIES: u32 = 5;
 
-/// What was last written to the node's object, in this boot.
+/// The last writes to the node's object, in this boot.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Memo {
     /// The pod that wrote it. A new pod looks again: perhaps the node was deleted and has joined anew.

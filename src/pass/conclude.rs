@@ -3,21 +3,18 @@
 use std::time::{Duration, Instant};
 
 use super::{Place, node};
-use crate::error::Error;
 use crate::fs::{replace, sweep};
 use crate::kernel::{Kernel, processes};
-use crate::kubernetes;
 use crate::report::status::{Processes, Status};
 use crate::report::{self, Report, metrics};
-use crate::state::Set;
-use crate::state::store::Store;
 use crate::time::{Stamp, Time};
+use crate::{error::Error, kubernetes, state::Set, state::store::Store};
 
-/// Processes are counted by passes that changed something, and else this often: a scan of /proc
-/// costs more than all the rest of a pass with nothing to do.
+/// The pause between counts of processes in passes without changes: a scan of /proc costs more than
+/// the rest of a pass with nothing to do.
 const COUNT_EVERY: Duration = Duration::from_mins(5);
 
-/// A loop's passes that change nothing log a line this often, in seconds.
+/// The pause between log lines of a loop's idle passes, in seconds.
 const LOG_EVERY: u64 = 3600;
 
 /// Makes `pass`, and brings node, log, status and metrics up to date. Only a taint that stays makes the
@@ -59,7 +56,8 @@ fn conclude(
         node.label(&mut status.node, result);
         node.send_events(result, began, same);
     }
-    let due = settings.loop_id.is_none() || now.uptime >= status.logged + LOG_EVERY;
+    let is_first = settings.loop_id.is_none() || settings.loop_id != status.loop_id;
+    let due = is_first || now.uptime >= status.logged + LOG_EVERY;
     if due || !same {
         if let Ok(report) = result {
             report.log_end(due.then_some(began));
@@ -88,7 +86,7 @@ fn conclude(
         }
         if let Err(error) = replace(file, text.as_bytes(), 0o644) {
             let file = file.display();
-            log::warn!("{file}: the metrics are not written: {error}; see --metrics-file");
+            log::warn!("cannot write the metrics to {file}: {error}; see --metrics-file");
         }
     }
     status.write(&path);

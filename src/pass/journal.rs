@@ -1,13 +1,11 @@
-//! The record of a pass: what is about to be loaded, what is in force, and which problems stand.
+//! The record of a pass: intended loads, profiles in force, and standing problems.
 
 use super::Pass;
-use crate::error::Error;
 use crate::outcome::{Kind, Outcome, Severity};
-use crate::plan::{CONTEST_WINDOW, Candidate, Why};
-use crate::profile::ProfileName;
+use crate::plan::{CONTEST_WINDOW, Candidate, Reason};
 use crate::report::{Report, copies, logger};
-use crate::state::store::Stored;
 use crate::state::{Member, Owned, Pending, Problem};
+use crate::{error::Error, profile::ProfileName, state::store::Stored};
 
 impl Pass<'_> {
     /// Records, before anything is written, which names `candidate` is about to bring.
@@ -51,7 +49,7 @@ impl Pass<'_> {
     }
 
     /// Records that `candidate` is in force; with the reason of a change, since now.
-    pub(super) fn record(&mut self, candidate: Candidate, change: Option<Why>) {
+    pub(super) fn record(&mut self, candidate: Candidate, change: Option<Reason>) {
         let now = self.session.now;
         let set = self.session.set_mut();
         for member in &candidate.record.members {
@@ -63,7 +61,7 @@ impl Pass<'_> {
         let repairs = old.map(|old| old.repairs.iter().copied());
         let recent = |at: &_| now.since(at) < CONTEST_WINDOW;
         record.repairs = repairs.into_iter().flatten().filter(recent).collect();
-        let repair = change.is_some_and(Why::is_repair);
+        let repair = change.is_some_and(Reason::is_repair);
         record.repairs.extend(repair.then_some(now));
         let loaded_at = old.and_then(|old| old.loaded_at);
         record.loaded_at = loaded_at.filter(|_| change.is_none()).or(Some(now.at));

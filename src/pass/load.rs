@@ -1,24 +1,20 @@
 //! Loads and replaces profiles: decided once, claimed, written, one write a file.
 
-use std::io;
-use std::mem::take;
 use std::time::{Duration, Instant};
+use std::{io, mem::take};
 
 use rustix::io::Errno;
 
 use super::Pass;
 use super::work::Fresh;
 use crate::compiler::{Compiled, Compiler, Includes, Text};
-use crate::error::Error;
 use crate::outcome::{Kind, Outcome, Refusal};
-use crate::plan::{Candidate, Decision, Why};
-use crate::policy;
+use crate::plan::{Candidate, Decision, Reason};
 use crate::profile::{Digest, ProfileName};
-use crate::rules::Rules;
-use crate::state::store::Stored;
 use crate::state::{Problem, Record};
+use crate::{error::Error, policy, rules::Rules, state::store::Stored};
 
-/// Compiled profiles wait so long for others, to be claimed by one save of the state.
+/// The time that compiled profiles wait for others, so that one save of the state claims them all.
 const BATCH: Duration = Duration::from_millis(250);
 
 impl Pass<'_> {
@@ -63,7 +59,7 @@ impl Pass<'_> {
         Ok(())
     }
 
-    fn write(&mut self, candidate: Candidate, kind: Kind, why: Why) {
+    fn write(&mut self, candidate: Candidate, kind: Kind, why: Reason) {
         let name = candidate.name.to_string();
         if !self.session.dry {
             if let Err((kind, message)) = self.write_policy(&candidate, kind) {
@@ -76,7 +72,7 @@ impl Pass<'_> {
             set.counters.loads += u64::from(kind == Kind::Load);
             set.counters.replaces += u64::from(kind == Kind::Replace);
             set.counters.repairs += u64::from(why.is_repair());
-            if why == Why::Unloaded {
+            if why == Reason::Unloaded {
                 set.unloaded.insert(name.clone(), now);
             }
             self.written.push(candidate.clone());
@@ -111,7 +107,7 @@ impl Pass<'_> {
             (_, None) => kernel.replace(&policy),
             (_, Some(changed)) => {
                 let message = "was changed by another program while this pass ran";
-                let message = format!("{changed} {message}; the next pass looks again");
+                let message = format!("{changed} {message}; the next pass checks again");
                 return Err((Kind::Failed, message));
             }
         };
@@ -176,8 +172,8 @@ impl Pass<'_> {
         let mut simple = Vec::new();
         for (fresh, candidate) in ready {
             let mut candidate = Some(candidate);
-            if !includes.stand(&fresh.includes) {
-                let message = "a file that it includes changed while it was compiled";
+            if !includes.are_current(&fresh.includes) {
+                let message = "an included file changed during compilation";
                 let message = format!("{message}; the next pass compiles it again");
                 self.problem(fresh.source.name.as_str(), Kind::Failed, message);
                 candidate = self.last_good(fresh);
@@ -201,7 +197,7 @@ impl Pass<'_> {
             .map(Candidate::recorded)
     }
 
-    /// Checks and stores what a text became; the last good version where it is refused.
+    /// Checks and stores a compiled text; the last good version where it is refused.
     fn candidate(
         &mut self,
         fresh: &Fresh<'_>,
@@ -241,7 +237,7 @@ impl Pass<'_> {
         Ok(Some(Candidate { name, record }))
     }
 
-    /// Notes a refused text, with the digest of what it would be compiled from.
+    /// Notes a refused text, with the digest of the compiler's input.
     fn refuse(&mut self, name: &str, refusal: &Refusal, key: Option<Digest>) {
         let problem = Problem::refused(refusal, key, self.session.now.at);
         self.note(name, problem);
@@ -254,22 +250,22 @@ fn loaded_by_another(name: &ProfileName) -> String {
     )
 }
 
-/// The kernel's answer to a write, in words.
+/// The meaning of the kernel's error for a write.
 fn kernel_refused(error: &io::Error) -> String {
     let errno = error.raw_os_error().map(Errno::from_raw_os_error);
     let words = match errno {
         Some(Errno::PROTONOSUPPORT) => {
-            "the kernel does not know this format of policy, which is compressed or newer: use a compiler that fits the kernel (--parser)"
+            "the kernel does not know this policy format (compressed or newer): use a compiler that fits the kernel (--parser)"
         }
         Some(Errno::PROTO) => {
-            "the kernel finds this policy damaged, or asking for a feature that it lacks: compile it with this node's features"
+            "the policy is damaged, or needs a feature that the kernel lacks: compile it with this node's features"
         }
         Some(Errno::ACCESS | Errno::PERM) => {
             "the kernel does not let this process load policy: CAP_MAC_ADMIN was lost, or policy was locked"
         }
         Some(Errno::NOMEM) => "the kernel is out of memory; the next pass tries again",
         Some(Errno::NOSPC) => "the kernel's limit on loaded policy is reached",
-        _ => return format!("the kernel refused it: {error}"),
+        _ => return format!("the kernel rejected it: {error}"),
     };
     format!("{words} ({error})")
 }

@@ -12,22 +12,18 @@ mod remove;
 mod work;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::mem::take;
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
+use std::{mem::take, path::PathBuf};
 
 use crate::compiler::{self, Compiler};
 use crate::error::{Error, Exit};
 use crate::kernel::{self, Kernel};
-use crate::kubernetes;
-use crate::outcome::Outcome;
 use crate::plan::{Candidate, Facts, Observed, Options};
 use crate::report::{self, Report};
-use crate::rules::Rules;
 use crate::source::{Limits, Source};
 use crate::state::store::{Lock, Store};
 use crate::state::{Problem, Set, State};
-use crate::time::Stamp;
+use crate::{kubernetes, outcome::Outcome, rules::Rules, time::Stamp};
 use conclude::concluded;
 pub(crate) use work::Removal;
 use work::Work;
@@ -45,7 +41,7 @@ pub(crate) struct Place {
     pub(crate) lock_timeout: Duration,
 }
 
-/// All that a reconcile pass is told.
+/// The settings of a reconcile pass.
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
     pub(crate) place: Place,
@@ -131,11 +127,7 @@ impl Session {
         Report {
             outcomes,
             in_force: in_force.collect(),
-            exit: if converged {
-                Exit::Converged
-            } else {
-                Exit::Incomplete
-            },
+            exit: Exit::of(converged),
             remarks,
             enforcing,
             saved: (!self.dry).then(|| self.store.saved()),
@@ -201,7 +193,7 @@ fn run(
     pass.finish()
 }
 
-/// One pass over the sources, or with `dry` what it would do.
+/// One pass over the sources, or with `dry` its plan.
 ///
 /// # Errors
 /// The reason why the whole pass could not run; the status file then says so.
@@ -210,12 +202,9 @@ pub(crate) fn reconcile(settings: &Settings, dry: bool) -> Result<Report, Error>
     if dry {
         return reconcile_once(settings, dry, deadline);
     }
-    concluded(
-        &settings.place,
-        &settings.report,
-        Some(&settings.cluster),
-        || reconcile_once(settings, dry, deadline),
-    )
+    let (place, cluster) = (&settings.place, Some(&settings.cluster));
+    let pass = || reconcile_once(settings, dry, deadline);
+    concluded(place, &settings.report, cluster, pass)
 }
 
 fn reconcile_once(settings: &Settings, dry: bool, deadline: Instant) -> Result<Report, Error> {
@@ -234,7 +223,7 @@ fn reconcile_once(settings: &Settings, dry: bool, deadline: Instant) -> Result<R
     run(session, work, &settings.options, compiler, deadline)
 }
 
-/// Loads what every set last had in force, without source, network or compiler.
+/// Loads the policies that every set last had in force, without source, network or compiler.
 ///
 /// # Errors
 /// The kernel or the state cannot be used.
@@ -253,13 +242,8 @@ pub(crate) fn restore(place: &Place) -> Result<Vec<Report>, Error> {
         concluded(&place, &report::Settings::default(), None, || {
             let session = Session::open(&place, false)?;
             let records = session.set().profiles.clone();
-            run(
-                session,
-                Work::restore(&records),
-                &options,
-                None,
-                Instant::now(),
-            )
+            let work = Work::restore(&records);
+            run(session, work, &options, None, Instant::now())
         })
     });
     reports.collect()
@@ -273,14 +257,11 @@ pub(crate) fn remove(place: &Place, removal: Removal, options: &Options) -> Resu
     concluded(place, &report::Settings::default(), None, || {
         let session = Session::open(place, false)?;
         let records = session.set().profiles.clone();
-        let deadline = Instant::now() + REMOVE_TIME;
-        run(
-            session,
+        let (work, deadline) = (
             Work::remove(&records, removal),
-            options,
-            None,
-            deadline,
-        )
+            Instant::now() + REMOVE_TIME,
+        );
+        run(session, work, options, None, deadline)
     })
 }
 

@@ -1,20 +1,18 @@
-//! What a pass says on the Kubernetes node's object: taint, labels, events.
+//! A pass' reports on the Kubernetes node's object: taint, labels, events.
 
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, Exit};
-use crate::kubernetes::client::Client;
 use crate::kubernetes::events::{self, Subject};
 use crate::kubernetes::node::{self, Labels, Memo};
 use crate::kubernetes::{self};
 use crate::outcome::{Kind, Outcome};
-use crate::report::Report;
-use crate::time::Time;
+use crate::{kubernetes::client::Client, report::Report, time::Time};
 
-/// The node's object and its events are not waited for longer, each.
+/// The time limit for the node's object, and for its events.
 const TIME: Duration = Duration::from_secs(10);
 
-/// The node's object, and what this pass has to do with it.
+/// The node's object, and this pass' part in it.
 pub(super) struct Node<'a> {
     cluster: &'a kubernetes::Settings,
     name: &'a str,
@@ -44,20 +42,20 @@ impl<'a> Node<'a> {
         match self.client().and_then(cleared) {
             Ok((uid, was_there)) => {
                 if was_there {
-                    log::info!(action = "taint"; "the taint {key} is taken from the node {}", self.name);
+                    log::info!(action = "taint"; "removed the taint {key} from the node {}", self.name);
                 }
                 memo.taint = Some(key.clone());
                 self.seen(memo, uid);
             }
             Err(error) => {
                 report.exit = report.exit.max(Exit::Incomplete);
-                let remark = format!("the taint {key} stays: {error}");
+                let remark = format!("cannot remove the taint {key}: {error}");
                 report.remarks.push(remark);
             }
         }
     }
 
-    /// Labels the node with the pass' result, where that differs from what was written last.
+    /// Labels the node with the pass' result, where that differs from the last labels.
     pub(super) fn label(&self, memo: &mut Memo, result: &Result<Report, Error>) {
         if !self.cluster.label_node {
             return;
@@ -80,9 +78,7 @@ impl<'a> Node<'a> {
                 memo.labels = Some(labels);
                 self.seen(memo, uid);
             }
-            Err(error) => {
-                log::warn!(action = "label"; "the node's labels are not written: {error}");
-            }
+            Err(e) => log::warn!(action = "label"; "cannot write the node's labels: {e}"),
         }
     }
 
@@ -110,14 +106,15 @@ impl<'a> Node<'a> {
             return;
         }
         let instance = self.cluster.pod.as_deref().unwrap_or(self.name);
+        let (node, set) = (self.name, self.set);
         let subject = Subject {
-            node: self.name,
+            node,
             instance,
-            set: self.set,
+            set,
         };
         let sent = |client| Ok(events::send(&client, &subject, news)?);
         if let Err(error) = self.client().and_then(sent) {
-            log::warn!(action = "event"; "not all events are written: {error}");
+            log::warn!(action = "event"; "cannot write all Events: {error}");
         }
     }
 }

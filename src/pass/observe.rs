@@ -1,18 +1,16 @@
-//! Looks at the kernel: which profiles it holds, and whether they are what was written.
+//! Looks at the kernel: the profiles it holds, and whether they are those that were written.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use super::work::Work;
 use super::{Pass, Removal, Revision, Session};
-use crate::error::Error;
-use crate::outcome::Kind;
 use crate::plan::{Candidate, Observed, Options, settle_claims};
-use crate::profile::parent;
+use crate::{error::Error, outcome::Kind, profile::parent};
 
 impl<'a> Pass<'a> {
-    /// Reads the kernel's list, and the contents of each name that may be ours; ends what an interrupted
-    /// pass left open.
+    /// Reads the kernel's list, and the contents of each name that the set may own; settles the open
+    /// intents of an interrupted pass.
     pub(super) fn observe(
         mut session: Session,
         work: Work<'a>,
@@ -54,7 +52,7 @@ impl<'a> Pass<'a> {
         })
     }
 
-    /// Asks the kernel whether it holds what was written.
+    /// Asks the kernel whether it holds the written versions.
     pub(super) fn read_back(&mut self) -> Result<(), Error> {
         let written = std::mem::take(&mut self.written);
         if written.is_empty() {
@@ -84,7 +82,7 @@ impl<'a> Pass<'a> {
                     record.loaded_at = None;
                 }
                 let message = format!(
-                    "the kernel accepted it, but now {wrong}: another program loads profiles; the next pass looks again"
+                    "the kernel accepted the policy, but now {wrong}: another program loads profiles; the next pass checks again"
                 );
                 self.problem(candidate.name.as_str(), Kind::Failed, message);
             }

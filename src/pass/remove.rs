@@ -1,28 +1,25 @@
 //! Removals, under promise 1: never from under a running or starting process.
 
-use std::collections::BTreeSet;
-use std::io;
-use std::mem::take;
-use std::thread::sleep;
 use std::time::{Duration, Instant};
+use std::{collections::BTreeSet, io, mem::take, thread::sleep};
 
 use super::{Pass, Removal};
 use crate::error::Error;
 use crate::kernel::{Scan, processes};
 use crate::outcome::{Kind, Outcome};
-use crate::plan::{Sighting, Verdict};
+use crate::plan::{Kept, Usage, Verdict};
 use crate::profile::{is_within, quoted};
 use crate::state::{Pending, Unwanted};
 
-/// While a program may be starting, a scan is repeated so often in a pass, after so long.
+/// The scans of a pass while a program may be starting, and the pause before each.
 const LOOKS: u32 = 5;
 const LOOK_AGAIN: Duration = Duration::from_millis(400);
 
-/// A name that is to be removed: why, and its clock.
+/// A name to be removed, with the reason and its clock.
 type Due = (String, String, Unwanted);
 
 impl Pass<'_> {
-    /// Removes all that is to go, as far as it may.
+    /// Removes all due profiles, as far as permitted.
     ///
     /// # Errors
     /// The state cannot be saved.
@@ -33,6 +30,7 @@ impl Pass<'_> {
             Removal::Named { names, force } => {
                 let mut names = self.named(names.as_ref());
                 if *force {
+                    self.intend(&names)?;
                     for name in names.drain(..) {
                         self.remove_by_force(&name);
                     }
@@ -47,7 +45,7 @@ impl Pass<'_> {
             let proc = self.session.kernel.proc();
             let mut seen = |name: &str| {
                 let scan = scan.get_or_insert_with(|| processes::scan(proc));
-                sighting(scan, name)
+                usage(scan, name)
             };
             let verdict = match kept {
                 Some(reason) => Verdict::Not(Kind::Blocked, reason),
@@ -63,11 +61,7 @@ impl Pass<'_> {
 
     /// The owned names that no file brings any more, each with the reason that keeps it, if a person has to
     /// lift it. The clocks of all others end.
-    fn unwanted(
-        &mut self,
-        sources: &[String],
-        holding: &BTreeSet<String>,
-    ) -> Vec<(String, Option<String>)> {
+    fn unwanted(&mut self, sources: &[String], holding: &BTreeSet<String>) -> Kept {
         let unwanted = self.facts().unwanted(sources, holding);
         let set = self.session.set_mut();
         for (name, owned) in &mut set.owned {
@@ -93,14 +87,25 @@ impl Pass<'_> {
         let (owned, others): (Vec<_>, Vec<_>) = names.iter().cloned().partition(is_owned);
         let set = self.session.set_name.clone();
         for name in others {
-            let message = format!(
-                "{} is not owned by the set {set} in this boot",
-                quoted(&name)
-            );
+            let shown = quoted(&name);
+            let message = format!("{shown} is not owned by the set {set} in this boot");
             let message = message + ": see armorer status, or name its set with --set";
             self.problem(&name, Kind::Blocked, message);
         }
         owned
+    }
+
+    /// Records that `names` are about to be removed.
+    fn intend(&mut self, names: &[String]) -> Result<(), Error> {
+        for name in names {
+            if let Some(owned) = self.session.set_mut().owned.get_mut(name) {
+                owned.pending = Some(Pending::Remove);
+            }
+        }
+        if names.is_empty() {
+            return Ok(());
+        }
+        self.session.save()
     }
 
     /// Removes each of `due`, if a scan directly before finds no process.
@@ -111,14 +116,8 @@ impl Pass<'_> {
             }
             return Ok(());
         }
-        for (name, ..) in &due {
-            if let Some(owned) = self.session.set_mut().owned.get_mut(name) {
-                owned.pending = Some(Pending::Remove);
-            }
-        }
-        if !due.is_empty() {
-            self.session.save()?;
-        }
+        let names: Vec<_> = due.iter().map(|(name, ..)| name.clone()).collect();
+        self.intend(&names)?;
         let mut looks = LOOKS;
         for (name, reason, mut clock) in due {
             match self.last_look(&name, &mut clock, &mut looks) {
@@ -135,22 +134,21 @@ impl Pass<'_> {
         let (facts, kernel) = (self.facts(), &self.session.kernel);
         loop {
             let scan = processes::scan(kernel.proc());
-            let Some(runtime) = scan.armed_in_words() else {
-                clock.put_off_since = None;
-                return match sighting(&scan, name) {
-                    Sighting::Unused if !kernel.is_as_seen(name) => Verdict::Gone,
-                    sighting => facts.not_unused(sighting, clock),
+            let Some(runtime) = scan.starting_in_words() else {
+                return match usage(&scan, name) {
+                    Usage::Unused if !kernel.is_as_seen(name) => Verdict::Gone,
+                    usage => facts.verdict_in_use(usage, clock),
                 };
             };
             *looks = looks.saturating_sub(1);
             if *looks == 0 || Instant::now() + LOOK_AGAIN >= self.deadline {
-                return facts.put_off(&runtime, clock);
+                return facts.verdict_starting(&runtime, clock);
             }
             sleep(LOOK_AGAIN);
         }
     }
 
-    /// Records that `name` stays, or is not ours any more.
+    /// Records that `name` stays, or is no longer owned.
     fn settle(&mut self, name: &str, verdict: Verdict, clock: Unwanted) {
         let owned = &mut self.session.set_mut().owned;
         let Verdict::Not(kind, message) = verdict else {
@@ -196,9 +194,7 @@ impl Pass<'_> {
         let users = scan.users_of(name).len();
         let now = format!("{users} processes run unconfined now");
         let reason = match (&scan.incomplete, users) {
-            (Some(reason), _) => {
-                format!("forced; at least {now}, and {reason}: restart their pods")
-            }
+            (Some(why), _) => format!("forced; at least {now}, and {why}: restart their pods"),
             (None, 0) => "forced; no process used it".to_owned(),
             (None, _) => format!("forced; {now}: restart their pods"),
         };
@@ -207,10 +203,10 @@ impl Pass<'_> {
 }
 
 /// The use of `name`, by `scan`.
-fn sighting(scan: &Scan, name: &str) -> Sighting {
+fn usage(scan: &Scan, name: &str) -> Usage {
     match (scan.users_in_words(name), &scan.incomplete) {
-        (Some(users), _) => Sighting::InUse(users),
-        (None, Some(reason)) => Sighting::Unknown(reason.clone()),
-        (None, None) => Sighting::Unused,
+        (Some(users), _) => Usage::InUse(users),
+        (None, Some(reason)) => Usage::Unknown(reason.clone()),
+        (None, None) => Usage::Unused,
     }
 }

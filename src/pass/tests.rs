@@ -6,12 +6,11 @@ use std::sync::LazyLock;
 use wildmatch::WildMatch;
 
 use super::*;
-use crate::outcome::Kind;
-use crate::plan::{Decision, Sighting, Verdict, Why, settle_claims};
+use crate::plan::{Decision, Reason, Usage, Verdict, settle_claims};
 use crate::profile::{Digest, Mode, is_within, parent};
 use crate::state::{Member, Pending, Record, Unwanted};
 use crate::tests::{Random, name};
-use crate::time::Time;
+use crate::{outcome::Kind, time::Time};
 
 const SETS: [&str; 2] = ["default", "web"];
 const FILES: [&str; 4] = ["custom.a", "custom.b", "custom.c", "custom.d"];
@@ -83,7 +82,7 @@ struct Loaded {
 #[derive(Debug)]
 struct Killed;
 
-/// What the sources and the command line ask for in one pass.
+/// The input of one pass: sources and command line.
 #[derive(Clone, Debug)]
 struct Request {
     set: &'static str,
@@ -446,13 +445,13 @@ impl Node {
         })
     }
 
-    /// That a decided write may be made: it touches only what the set owns, or may take over.
+    /// That a decided write may be made: it touches only names that the set owns, or may take over.
     fn check_write(
         &self,
         pass: &Pass,
         request: &Request,
         candidate: &Candidate,
-        (kind, why): (Kind, Why),
+        (kind, why): (Kind, Reason),
     ) {
         let observed = |name: &str| pass.observed.loaded.contains_key(name);
         let mut names = candidate.record.members.iter().map(|member| &*member.name);
@@ -515,16 +514,16 @@ impl Node {
         if unwanted.iter().all(|(_, kept)| kept.is_none()) {
             pass.session.set_mut().sources.clone_from(&request.sources);
         }
-        let wanted = wanted(pass);
+        let desired = desired(pass);
         let mut due = Vec::new();
         for (name, kept) in unwanted {
-            assert!(!wanted.contains(&name), "{name} is unwanted");
+            assert!(!desired.contains(&name), "{name} is unwanted");
             let clock = self.unwanted.entry((request.set, name.clone()));
             clock.or_insert((self.now, None));
             let known = pass.session.set().owned[&name].unwanted;
             let mut clock = known.unwrap_or(Unwanted::since(self.now));
             let in_use = is_within(self.in_use, &name);
-            let mut seen = |_: &str| sighting(in_use);
+            let mut seen = |_: &str| usage(in_use);
             let verdict = if let Some(reason) = kept {
                 Verdict::Not(Kind::Blocked, reason)
             } else {
@@ -580,7 +579,7 @@ impl Node {
     fn last_look(&mut self, pass: &Pass, name: &str, clock: &mut Unwanted) -> Verdict {
         let races = self.races;
         let mut happens = || races > 0 && self.random.one_in(races);
-        let (disturbed, started, armed) = (happens(), happens(), happens());
+        let (disturbed, started, starting) = (happens(), happens(), happens());
         if disturbed {
             self.disturb();
         }
@@ -590,8 +589,8 @@ impl Node {
         let changed = !self.hidden && self.disturbed_since_look.contains(name)
             || !self.kernel.contains_key(name);
         match is_within(self.in_use, name) {
-            _ if armed => pass.facts().put_off("runc", clock),
-            in_use if in_use || !changed => pass.facts().not_unused(sighting(in_use), clock),
+            _ if starting => pass.facts().verdict_starting("runc", clock),
+            in_use if in_use || !changed => pass.facts().verdict_in_use(usage(in_use), clock),
             _ => Verdict::Gone,
         }
     }
@@ -616,7 +615,7 @@ impl Node {
         assert!(!is_within(self.in_use, name), "{name} is in use");
     }
 
-    /// What must hold after a pass that was not killed.
+    /// The conditions after a pass that was not killed.
     fn check(&self, request: &Request, ended: &Ended) {
         let set = &self.state.sets[request.set];
         for candidate in &ended.in_force {
@@ -644,24 +643,24 @@ impl Node {
 }
 
 /// The names that a desired file brings, in the version that is desired or in the recorded one.
-fn wanted(pass: &Pass) -> BTreeSet<String> {
+fn desired(pass: &Pass) -> BTreeSet<String> {
     let (set, files) = (pass.session.set(), &pass.work.files);
-    let mut wanted: BTreeSet<String> = files.iter().map(ToString::to_string).collect();
+    let mut desired: BTreeSet<String> = files.iter().map(ToString::to_string).collect();
     for (name, record) in &set.profiles {
         let is_brought = |member: &&Member| {
             let owned = set.owned.get(&member.name);
             files.contains(name.as_str()) && owned.is_some_and(|owned| owned.profile == *name)
         };
         let members = record.members.iter().filter(is_brought);
-        wanted.extend(members.map(|member| member.name.clone()));
+        desired.extend(members.map(|member| member.name.clone()));
     }
-    wanted
+    desired
 }
 
-fn sighting(in_use: bool) -> Sighting {
+fn usage(in_use: bool) -> Usage {
     match in_use {
-        true => Sighting::InUse("1 process (7 sh)".into()),
-        false => Sighting::Unused,
+        true => Usage::InUse("1 process (7 sh)".into()),
+        false => Usage::Unused,
     }
 }
 
@@ -682,7 +681,7 @@ fn stamp(uptime: u64) -> Stamp {
     }
 }
 
-/// Whatever went before, a pass leads to what is desired or says why not, touches nothing that is not its
+/// After any history, a pass leads to the desired state or reports why not, touches nothing that is not its
 /// set's, takes no confinement away too early, and leaves nothing to do for the next.
 #[test]
 fn any_history_leads_to_the_desired_state() {
@@ -732,7 +731,7 @@ fn any_history_leads_to_the_desired_state() {
         }
         drop(context);
     }
-    // The histories hold what they are to show.
+    // The histories hold the cases that they are to show.
     for count in [kills, repairs, removals, left] {
         assert!(count > 300, "{kills} {repairs} {removals} {left}");
     }

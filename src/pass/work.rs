@@ -1,4 +1,4 @@
-//! The work of a pass: what differs between reconcile, restore and remove.
+//! The work of a pass: the differences between reconcile, restore and remove.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -7,19 +7,19 @@ use std::time::{Duration, Instant};
 use super::{Session, Settings};
 use crate::compiler::{Compiler, Includes};
 use crate::desired::{Desired, ProfileSource};
-use crate::error::Error;
-use crate::kubernetes::client::Client;
 use crate::outcome::{Kind, Refusal};
-use crate::plan::Candidate;
 use crate::profile::{Digest, ProfileName};
-use crate::report::status::Status;
 use crate::report::{Report, copies};
 use crate::source::{self, Known};
 use crate::state::store::Stored;
 use crate::state::{Basis, Object, Problem, Record, Set};
+use crate::{error::Error, kubernetes::client::Client, plan::Candidate, report::status::Status};
 
-/// The API server is not waited for longer: the lock is held meanwhile.
+/// The time limit for the API server, since the lock is held meanwhile.
 const API_TIME: Duration = Duration::from_mins(1);
+
+/// The skipped files that are named: their number is their author's choice.
+const FILES_SHOWN: usize = 3;
 
 /// A text to be compiled.
 pub(super) struct Fresh<'a> {
@@ -61,7 +61,7 @@ pub(super) struct Work<'a> {
     pub(super) ready: Vec<Candidate>,
     pub(super) fresh: Vec<Fresh<'a>>,
     pub(super) removal: Removal,
-    /// What the next pass compares; none: it looks at everything.
+    /// The basis of the next pass' comparison; none: that pass looks at everything.
     pub(super) basis: Option<Basis>,
     pub(super) copy_to: Option<&'a Path>,
     pub(super) remarks: Vec<String>,
@@ -80,14 +80,11 @@ impl<'a> Work<'a> {
     /// Those of `records` that are not removed stay recorded.
     pub(super) fn remove(records: &'a BTreeMap<ProfileName, Record>, removal: Removal) -> Self {
         let mut files: BTreeSet<&str> = records.keys().map(ProfileName::as_str).collect();
-        match &removal {
-            Removal::Named {
-                names: Some(names), ..
-            } => {
-                files.retain(|name| !names.contains(*name));
-            }
-            _ => files.clear(),
-        }
+        let named = match &removal {
+            Removal::Named { names, .. } => names.as_ref(),
+            _ => None,
+        };
+        files.retain(|name| named.is_some_and(|names| !names.contains(*name)));
         Self {
             files,
             removal,
@@ -134,12 +131,10 @@ pub(super) fn read(
             ));
         }
     }
-    for file in found.passed_over {
-        let name = file.rsplit('/').next().unwrap_or_default();
-        if name.starts_with(&settings.rules.prefix) {
-            remarks.push(format!("{file} is passed over: apparmor_parser ignores files of such names; rename it to load it"));
-        }
-    }
+    let mut files = source::passed_over(&found.passed_over, &settings.rules.prefix);
+    remarks.extend(files.by_ref().take(FILES_SHOWN).map(|(_, clause)| clause));
+    let more = files.count();
+    remarks.extend((more > 0).then(|| format!("{more} more files are skipped")));
     let compiler = Compiler::find(settings.compiler.clone())?;
     let environment = Digest::of_parts([compiler.digest()?, settings.rules.digest()]);
     let (adopt, copy_to) = (&settings.options.adopt, &settings.report.copy_to);
@@ -170,8 +165,8 @@ impl Inputs {
             && basis.kernel_revision.is_some()
             && basis.kernel_revision == session.kernel.revision()
             && status().is_some_and(|status| status.state == Some(session.store.saved()))
-            && Includes::new(&settings.compiler.base).stand(&basis.includes)
-            && copies.is_none_or(|to| copies::stand(to, &set.copies));
+            && Includes::new(&settings.compiler.base).are_current(&basis.includes)
+            && copies.is_none_or(|to| copies::are_current(to, &set.copies));
         let outcomes = set.problems.iter();
         let outcomes = outcomes.map(|(name, problem)| problem.outcome(name));
         let files = self.desired.names();
@@ -219,7 +214,7 @@ impl Inputs {
         for source in &self.desired.profiles {
             let name = source.name.to_string();
             if Instant::now() >= deadline {
-                let message = "not looked at: the time for this pass was over; raise --deadline";
+                let message = "not checked before the pass' deadline; raise --deadline";
                 problems.push((name, Problem::new(Kind::Failed, message, now)));
                 continue;
             }

@@ -151,13 +151,13 @@ impl Node {
             .collect()
     }
 
-    fn verdict_seen(&self, clock: &mut Unwanted, seen: &Sighting) -> Verdict {
+    fn verdict_seen(&self, clock: &mut Unwanted, seen: &Usage) -> Verdict {
         self.facts()
             .verdict("custom.a", clock, &mut |_| seen.clone())
     }
 
     fn verdict(&self, since: u64, last_seen: Option<u64>) -> Verdict {
-        self.verdict_seen(&mut clock(since, last_seen), &Sighting::Unused)
+        self.verdict_seen(&mut clock(since, last_seen), &Usage::Unused)
     }
 }
 
@@ -203,7 +203,7 @@ fn a_profile_in_force_is_kept() {
 fn a_new_profile_is_loaded() {
     let a = candidate("custom.a", "1", &[]);
     let decision = Node::new(&["custom.a"]).decide(&a);
-    assert_eq!(decision, Decision::Write(Kind::Load, Why::New));
+    assert_eq!(decision, Decision::Write(Kind::Load, Reason::New));
 }
 
 #[test]
@@ -212,7 +212,7 @@ fn after_a_boot_the_recorded_version_is_loaded() {
     let mut node = Node::with(&[&a]);
     node.observed = Observed::default();
     node.state.enter_boot("another");
-    let expected = Decision::Write(Kind::Load, Why::NotLoadedSinceBoot);
+    let expected = Decision::Write(Kind::Load, Reason::NotLoadedSinceBoot);
     assert_eq!(node.decide(&a), expected);
 }
 
@@ -221,10 +221,13 @@ fn a_new_version_replaces_the_old_one() {
     let mut node = Node::with(&[&candidate("custom.a", "1", &[])]);
     let new = candidate("custom.a", "2", &["custom.a//new", "custom.more"]);
     let decision = node.decide(&new);
-    assert_eq!(decision, Decision::Write(Kind::Replace, Why::Changed));
+    assert_eq!(decision, Decision::Write(Kind::Replace, Reason::Changed));
     // Where nothing of it is loaded, the kernel is to refuse a name that appears meanwhile.
     node.observed = Observed::default();
-    assert_eq!(node.decide(&new), Decision::Write(Kind::Load, Why::Changed));
+    assert_eq!(
+        node.decide(&new),
+        Decision::Write(Kind::Load, Reason::Unloaded)
+    );
 }
 
 type Damage = fn(&mut Observed);
@@ -232,21 +235,21 @@ type Damage = fn(&mut Observed);
 #[test]
 fn another_programs_changes_are_repaired() {
     let a = candidate("custom.a", "1", &["custom.a//kid", "custom.b"]);
-    let cases: [(Damage, Kind, Why); 5] = [
+    let cases: [(Damage, Kind, Reason); 5] = [
         (
             |kernel| *kernel = Observed::default(),
             Kind::Load,
-            Why::Unloaded,
+            Reason::Unloaded,
         ),
         (
             |kernel| _ = kernel.loaded.remove("custom.a//kid"),
             Kind::Replace,
-            Why::Unloaded,
+            Reason::Unloaded,
         ),
         (
             |kernel| _ = kernel.loaded.remove("custom.b"),
             Kind::Replace,
-            Why::Unloaded,
+            Reason::Unloaded,
         ),
         (
             |kernel| {
@@ -255,14 +258,14 @@ fn another_programs_changes_are_repaired() {
                     .insert("custom.b".into(), Digest::of(b"foreign"));
             },
             Kind::Replace,
-            Why::Replaced,
+            Reason::Replaced,
         ),
         (
             |kernel| {
                 kernel.loaded.insert("custom.a".into(), Mode::Complain);
             },
             Kind::Replace,
-            Why::OtherMode(Mode::Complain),
+            Reason::OtherMode(Mode::Complain),
         ),
     ];
     for (damage, kind, why) in cases {
@@ -289,7 +292,7 @@ fn a_kernel_that_shows_no_contents_is_believed_by_the_record() {
     node.observed.contents.clear();
     assert_eq!(node.decide(&a), Decision::Keep);
     let new = candidate("custom.a", "2", &[]);
-    let expected = Decision::Write(Kind::Replace, Why::Changed);
+    let expected = Decision::Write(Kind::Replace, Reason::Changed);
     assert_eq!(node.decide(&new), expected);
 }
 
@@ -328,9 +331,9 @@ fn equal_contents_prove_ownership() {
     let a = candidate("custom.a", "1", &["custom.a//kid"]);
     let mut node = Node::new(&["custom.a"]);
     node.load(&a);
-    assert_eq!(node.decide(&a), Decision::Own(Why::SameContents));
+    assert_eq!(node.decide(&a), Decision::Own(Reason::SameContents));
     node.options.adopt = vec!["custom.*".into()];
-    assert_eq!(node.decide(&a), Decision::Own(Why::Adopted));
+    assert_eq!(node.decide(&a), Decision::Own(Reason::Adopted));
 }
 
 #[test]
@@ -340,7 +343,7 @@ fn equal_contents_in_another_mode_are_replaced_and_no_repair() {
     node.load(&a);
     let loaded = &mut node.observed.loaded;
     loaded.insert("custom.a".into(), Mode::Complain);
-    let expected = Decision::Write(Kind::Replace, Why::SameContents);
+    let expected = Decision::Write(Kind::Replace, Reason::SameContents);
     assert_eq!(node.decide(&a), expected);
 }
 
@@ -350,7 +353,7 @@ fn a_foreign_name_is_taken_over_where_a_pattern_fits() {
     let mut node = Node::new(&["custom.a"]);
     node.load(&candidate("custom.a", "theirs", &[]));
     node.options.adopt = vec!["custom.b".into(), "custom.?".into()];
-    let expected = Decision::Write(Kind::Replace, Why::Adopted);
+    let expected = Decision::Write(Kind::Replace, Reason::Adopted);
     assert_eq!(node.decide(&a), expected);
     node.options.adopt = vec!["custom.??".into()];
     assert_left(node.decide(&a), Kind::Conflict, &[]);
@@ -364,7 +367,7 @@ fn the_record_of_the_last_boot_proves_no_ownership() {
     node.load(&candidate("custom.a", "theirs", &[]));
     assert_left(node.decide(&a), Kind::Conflict, &["custom.a "]);
     node.load(&a);
-    assert_eq!(node.decide(&a), Decision::Own(Why::SameContents));
+    assert_eq!(node.decide(&a), Decision::Own(Reason::SameContents));
 }
 
 #[test]
@@ -380,7 +383,7 @@ fn a_further_profile_belongs_to_one_desired_file() {
         assert!(message.contains(word), "{message}");
     }
     // Its file is desired no more, or has a version without it.
-    let expected = Decision::Write(Kind::Replace, Why::New);
+    let expected = Decision::Write(Kind::Replace, Reason::New);
     node.files.remove("custom.a");
     assert_eq!(node.decide(&second), expected);
     node.files.insert("custom.a");
@@ -404,9 +407,9 @@ fn a_name_that_moves_to_a_file_of_its_own_stays_owned() {
     );
     let mut node = Node::with(&[&candidate("custom.a", "1", &["custom.b"])]);
     node.files.insert("custom.b");
-    let changed = Decision::Write(Kind::Replace, Why::Changed);
+    let changed = Decision::Write(Kind::Replace, Reason::Changed);
     assert_eq!(node.decide(&a), changed);
-    assert_eq!(node.decide(&b), Decision::Write(Kind::Replace, Why::New));
+    assert_eq!(node.decide(&b), Decision::Write(Kind::Replace, Reason::New));
     // And back.
     node = Node::with(&[&a, &b]);
     node.files.remove("custom.b");
@@ -440,7 +443,7 @@ fn the_fourth_repair_within_ten_minutes_is_left_alone() {
         let record = node.set().profiles.get_mut("custom.a").unwrap();
         record.repairs = ages.iter().map(|age| stamp(BOOT - age)).collect();
     };
-    let repair = Decision::Write(Kind::Load, Why::Unloaded);
+    let repair = Decision::Write(Kind::Load, Reason::Unloaded);
     repaired(&mut node, &[599, 10]);
     assert_eq!(node.decide(&a), repair);
     repaired(&mut node, &[599, 10, 5]);
@@ -451,7 +454,10 @@ fn the_fourth_repair_within_ten_minutes_is_left_alone() {
     // A new text is not held back.
     repaired(&mut node, &[3, 2, 1]);
     let new = candidate("custom.a", "2", &[]);
-    assert_eq!(node.decide(&new), Decision::Write(Kind::Load, Why::Changed));
+    assert_eq!(
+        node.decide(&new),
+        Decision::Write(Kind::Load, Reason::Unloaded)
+    );
 }
 
 #[test]
@@ -532,7 +538,7 @@ fn a_name_unwanted_and_unused_for_the_time_is_due() {
 fn a_sighting_starts_the_clock_anew() {
     let node = Node::with(&[&candidate("custom.a", "1", &[])]);
     let mut clock = clock(BOOT - 5000, None);
-    let users = Sighting::InUse("1 process (7 sh)".into());
+    let users = Usage::InUse("1 process (7 sh)".into());
     let verdict = node.verdict_seen(&mut clock, &users);
     assert_not(verdict, Kind::Deferred, &["1 process (7 sh)"]);
     assert_eq!(clock.last_seen_in_use, Some(node.now));
@@ -562,7 +568,7 @@ fn no_time_means_as_soon_as_unused_and_never_means_never() {
 fn an_incomplete_scan_blocks_a_removal() {
     let mut node = Node::with(&[&candidate("custom.a", "1", &[])]);
     node.options.remove_after = Some(Duration::ZERO);
-    let seen = Sighting::Unknown("hidepid".into());
+    let seen = Usage::Unknown("hidepid".into());
     let verdict = node.verdict_seen(&mut clock(0, None), &seen);
     assert_not(verdict, Kind::Blocked, &["hidepid"]);
 }
@@ -583,10 +589,10 @@ fn the_last_look_starts_the_clock_anew_too() {
     let node = Node::with(&[]);
     let mut clock = clock(0, None);
     let facts = node.facts();
-    let verdict = facts.not_unused(Sighting::Unused, &mut clock);
+    let verdict = facts.verdict_in_use(Usage::Unused, &mut clock);
     assert!(matches!(verdict, Verdict::Due(_)));
-    let users = Sighting::InUse("2 processes".into());
-    let verdict = facts.not_unused(users, &mut clock);
+    let users = Usage::InUse("2 processes".into());
+    let verdict = facts.verdict_in_use(users, &mut clock);
     assert_not(verdict, Kind::Deferred, &["2 processes"]);
     assert_eq!(clock.last_seen_in_use, Some(node.now));
 }
@@ -595,7 +601,8 @@ fn the_last_look_starts_the_clock_anew_too() {
 fn a_removal_put_off_by_a_runtime_is_blocked_after_fifteen_minutes() {
     let mut node = Node::new(&[]);
     let mut clock = clock(0, None);
-    let put_off = |node: &Node, clock: &mut Unwanted| node.facts().put_off("runc (pid 7)", clock);
+    let put_off =
+        |node: &Node, clock: &mut Unwanted| node.facts().verdict_starting("runc (pid 7)", clock);
     for (after, kind) in [
         (0, Kind::Deferred),
         (899, Kind::Deferred),
@@ -607,7 +614,7 @@ fn a_removal_put_off_by_a_runtime_is_blocked_after_fifteen_minutes() {
     assert_eq!(clock.put_off_since, Some(stamp(BOOT)));
 }
 
-/// What a killed pass was about to do, what the kernel shows after it, and what is believed then.
+/// The intent of a killed pass, the kernel's state after it, and the conclusion.
 #[test]
 fn a_pending_claim_counts_only_with_its_contents() {
     let digest = |text: &str| Digest::of(text.as_bytes());
@@ -676,5 +683,5 @@ fn a_write_of_a_killed_pass_that_arrived_is_owned_in_the_next() {
     node.load(&new);
     let observed = node.observed.clone();
     settle_claims(node.set(), &observed);
-    assert_eq!(node.decide(&new), Decision::Own(Why::Interrupted));
+    assert_eq!(node.decide(&new), Decision::Own(Reason::Interrupted));
 }

@@ -15,14 +15,14 @@ const FUEL: usize = 1 << 22;
 /// The encrypted home folders, which abstractions/base lets their owner execute.
 const PRIVATE: &[u8] = b"/.Private/";
 
-/// In `path_flags`: what `attach_disconnected` sets (`PATH_CONNECT_PATH`).
+/// In `path_flags`: the bit of `attach_disconnected` (`PATH_CONNECT_PATH`).
 const CONNECT_PATH: u32 = 4;
 
-const COMPLAIN: &str = "complain mode logs and denies nothing, except by deny rules (but those of x) and for disconnected paths: take `complain` out of the flags, or leave --complain out";
-const NOTHING: &str = "no rule lets it execute anything: a container's first program starts, but no program that this one runs: add rules with x, such as `/** rix,`";
+const COMPLAIN: &str = "complain mode logs and denies nothing, except by deny rules (but those of x) and for disconnected paths: remove `complain` from the flags, or omit --complain";
+const NOTHING: &str = "no rule allows an execution: a container's first program starts, but cannot start others: add rules with x, such as `/** rix,`";
 const FORBIDDEN: &str = "no_new_privs forbids an execution that leaves the profile, so in pods with `allowPrivilegeEscalation: false` it fails with EPERM: use ix";
 const UNSTOPPABLE: &str = "a container runtime of another profile cannot stop it with TERM and KILL, and its pod stays Terminating: add, without a deny rule against it, `signal (receive) peer=";
-const DISCONNECTED: &str = "files that were opened outside of the container's mount namespace are denied to it (disconnected path): add `flags=(attach_disconnected)`";
+const DISCONNECTED: &str = "files opened outside the container's mount namespace are denied (disconnected path): add `flags=(attach_disconnected)`";
 const NO_ABI: &str = "without an abi line, each node's parser.conf and kernel decide which rules are enforced: add `abi <abi/3.0>,` before the profile";
 
 /// A stable word for machines and acknowledgements, and one line: the consequence and the remedy.

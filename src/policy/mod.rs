@@ -1,4 +1,4 @@
-//! Compiled policy, read as the kernel reads it: its members, what they allow, and advice. Pure.
+//! Compiled policy, read as the kernel reads it: its members, their rules, and advice. Pure.
 
 mod advice;
 mod automata;

@@ -91,7 +91,7 @@ impl Question {
                 let form = nearest(words.first().unwrap_or(&""), FORMS.split(';'));
                 let words = quoted(&words.join(" "));
                 return Err(match form {
-                    Some(form) => format!("unknown question {words}: is `{form}` meant?"),
+                    Some(form) => format!("unknown question {words}: did you mean `{form}`?"),
                     None => format!("unknown question {words}: ask one of {FORMS}"),
                 });
             }
@@ -102,7 +102,7 @@ impl Question {
             return Err(format!("{words}: {hint}"));
         }
         if class != FILE && words.iter().any(|word| word.contains("//&")) {
-            return Err("a stack of profiles: ask for each of them".to_owned());
+            return Err("a stack of profiles: ask about each profile".to_owned());
         }
         Ok(Self(owner, class, key, permission))
     }

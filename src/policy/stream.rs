@@ -10,7 +10,7 @@ use super::automata::Automaton;
 use super::{Content, Member, Profile};
 use crate::profile::Mode;
 
-/// In `version`: the member is loaded in complain mode whatever its flags say.
+/// In `version`: the member is loaded in complain mode, against its flags.
 const FORCE_COMPLAIN: u32 = 0x800;
 
 const COMPRESSED: &str = "the compiled policy is compressed, which armorer does not read: turn the compiler's compression off in parser.conf";
@@ -33,7 +33,7 @@ pub(crate) fn profiles(stream: &[u8]) -> Result<Vec<Profile<'_>>, String> {
 
 #[derive(Clone, Copy)]
 enum Value<'a> {
-    /// Of any width; what is wider than 32 bits is cut.
+    /// Of any width; above 32 bits it is cut.
     Number(u32),
     /// Without the NUL at its end; there may be others in it.
     Text(&'a str),
@@ -65,7 +65,7 @@ fn read<'a>(rest: &mut &'a [u8]) -> Read<Vec<Profile<'a>>> {
         }
     }
     let complete = names.is_empty() && !profiles.is_empty();
-    complete.then_some(profiles).ok_or("it ends")
+    complete.then_some(profiles).ok_or("truncated")
 }
 
 /// A value and its name, which may be empty.
@@ -95,19 +95,19 @@ fn number(rest: &mut &[u8], length: u32) -> Read<u32> {
 /// A length and a text with a NUL at its end.
 fn text<'a>(rest: &mut &'a [u8]) -> Read<&'a str> {
     let Some((0, text)) = take(number(rest, 2)?, rest)?.split_last() else {
-        return Err("a text without an end");
+        return Err("an unterminated string");
     };
-    std::str::from_utf8(text).map_err(|_| "a text that is not UTF-8")
+    std::str::from_utf8(text).map_err(|_| "a string that is not UTF-8")
 }
 
 fn take<'a>(length: u32, rest: &mut &'a [u8]) -> Read<&'a [u8]> {
-    let (taken, left) = rest.split_at_checked(length as usize).ok_or("it ends")?;
+    let (taken, left) = rest.split_at_checked(length as usize).ok_or("truncated")?;
     *rest = left;
     Ok(taken)
 }
 
 impl<'a> Content<'a> {
-    /// `within` are the names of what `value` stands in.
+    /// `within` are the names of the items around `value`.
     fn take(&mut self, within: &[&str], name: &str, value: Value<'a>) -> Read<()> {
         match (within, name, value) {
             ([], "version", Number(version)) => self.version = Some(version),
@@ -137,7 +137,7 @@ impl<'a> Content<'a> {
             [_, 2, _] => Mode::Kill,
             [_, 3, _] => Mode::Unconfined,
             [_, 4, _] => Mode::Prompt,
-            _ => return Err("no known mode"),
+            _ => return Err("an unknown mode"),
         };
         let qualified = self.name.strip_prefix(':').map(|name| before(name, ':'));
         let attaches = self.attaches || self.name.starts_with('/');

@@ -126,17 +126,17 @@ fn unreadable_policy_is_refused_in_words() {
     let mut compressed = vec![0; 8];
     compressed.extend([0x28, 0xb5, 0x2f, 0xfd, 0, 0]);
     for (blob, why) in [
-        ([&blob[..], &[0]].concat(), "it ends before byte"),
-        (Vec::new(), "it ends"),
+        ([&blob[..], &[0]].concat(), "truncated before byte"),
+        (Vec::new(), "truncated"),
         (vec![2; 100], "no version"),
         (vec![8; 100], "no version"),
         (compressed, "is compressed"),
-        (with(b""), "it ends"),
-        (with(&[7; 1000]), "it ends"),
-        (with(b"\x05\x02\0x\0\x08"), "no known mode"),
+        (with(b""), "truncated"),
+        (with(&[7; 1000]), "truncated"),
+        (with(b"\x05\x02\0x\0\x08"), "an unknown mode"),
         (with(b"\x08"), "a profile without a name"),
         (with(b"\x0d"), "an unknown kind"),
-        (with(b"\x05\x02\0xx"), "a text without an end"),
+        (with(b"\x05\x02\0xx"), "an unterminated string"),
         (with(b"\x05\x02\0\xff\0"), "not UTF-8"),
         (automaton(b"\x08\0\0\0", b""), "do not fit together"),
         (
@@ -374,25 +374,25 @@ fn a_wrong_question_names_the_nearest() {
         ),
         (
             "reed /x",
-            "unknown question \"reed /x\": is `read PATH` meant?",
+            "unknown question \"reed /x\": did you mean `read PATH`?",
         ),
-        ("read", "is `read PATH` meant?"),
-        ("read /a /b", "is `read PATH` meant?"),
+        ("read", "did you mean `read PATH`?"),
+        ("read /a /b", "did you mean `read PATH`?"),
         ("owner", "unknown question"),
         ("read x", "\"read x\": a path begins with /"),
         ("owner capability chown", "only files have an owner"),
         (
             "capabilty net_admin",
-            "unknown question \"capabilty net_admin\": is `capability NAME` meant?",
+            "unknown question \"capabilty net_admin\": did you mean `capability NAME`?",
         ),
         (
             "capability net_admn",
-            "unknown word \"net_admn\": is net_admin meant?",
+            "unknown word \"net_admn\": did you mean net_admin?",
         ),
         ("capability CAP_CHOWN", "unknown word \"CAP_CHOWN\""),
-        ("network inet5 stream", "is inet meant?"),
-        ("network inet straem", "is stream meant?"),
-        ("signal recieve term x", "is receive meant?"),
+        ("network inet5 stream", "did you mean inet?"),
+        ("network inet straem", "did you mean stream?"),
+        ("signal recieve term x", "did you mean receive?"),
         (
             "signal receive sigterm x",
             "unknown word \"sigterm\": give one of unknown hup int ",
@@ -400,11 +400,11 @@ fn a_wrong_question_names_the_nearest() {
         ("signal receive rtmin+33 x", "unknown word \"rtmin+33\""),
         (
             "signal receive term",
-            "is `signal send|receive SIGNAL PEER` meant?",
+            "did you mean `signal send|receive SIGNAL PEER`?",
         ),
-        ("ptrace tracedb x", "is tracedby meant?"),
-        ("userns x", "is `userns` meant?"),
-        ("signal send term a//&b", "ask for each of them"),
+        ("ptrace tracedb x", "did you mean tracedby?"),
+        ("userns x", "did you mean `userns`?"),
+        ("signal send term a//&b", "ask about each profile"),
     ] {
         let words: Vec<&str> = question.split_whitespace().collect();
         let message = Question::parse(&words).unwrap_err();
@@ -413,7 +413,7 @@ fn a_wrong_question_names_the_nearest() {
     assert_eq!(expectation("  # read").unwrap(), None);
     assert_eq!(expectation("").unwrap(), None);
     let message = expectation("alow read /x").unwrap_err();
-    assert_eq!(message, "unknown word \"alow\": is allow meant?");
+    assert_eq!(message, "unknown word \"alow\": did you mean allow?");
     let (allow, question) = expectation("\tdeny\tread  /x#y  # why").unwrap().unwrap();
     assert!(!allow);
     assert_eq!(question, Question::parse(&["read", "/x#y"]).unwrap());
@@ -578,7 +578,7 @@ fn findings_name_the_line_to_write() {
         .collect();
     let text = lines.concat();
     for words in [
-        "nothing-executable: no rule lets it execute anything",
+        "nothing-executable: no rule allows an execution",
         "add, without a deny rule against it, `signal (receive) peer=runc,` `signal (receive) peer=crun,`\n",
         "add `flags=(attach_disconnected)`",
         "add `abi <abi/3.0>,`",
@@ -602,7 +602,7 @@ fn an_unmediated_class_is_no_finding() {
     assert_eq!(answer(&profiles[0], "capability chown"), "denied");
 }
 
-/// In the manner of what container runtimes load by themselves.
+/// In the manner of the container runtimes' own profiles.
 const RUNTIME: &str = "abi <abi/3.0>,
 @{PROC}=/proc/
 profile custom.runtime flags=(attach_disconnected, mediate_deleted) {

@@ -38,7 +38,7 @@ pub(super) fn number(words: &str, word: &str) -> Result<u8, String> {
     place.map(|(place, _)| place).ok_or_else(|| {
         let shown = quoted(word);
         match nearest(word, words.split(' ')) {
-            Some(near) => format!("unknown word {shown}: is {near} meant?"),
+            Some(near) => format!("unknown word {shown}: did you mean {near}?"),
             None => format!("unknown word {shown}: give one of {words}"),
         }
     })

@@ -2,10 +2,13 @@
 
 use std::{collections::BTreeMap, io, path::Path};
 
-use crate::fs::{replace_durably, sweep};
+use crate::fs::{read, replace_durably, sweep};
 use crate::{profile::Digest, state::Set};
 
-/// Gives the text with a digest, or why there is none.
+/// The largest copy that is looked at, in bytes: another program may have put a device there.
+const LIMIT: u64 = 64 << 20;
+
+/// The text of a digest, or why there is none.
 type Texts<'a> = &'a dyn Fn(Digest) -> Result<Vec<u8>, String>;
 
 /// Makes the copies in `to` equal to the loaded versions of `set`. Files that armorer did not write are
@@ -15,33 +18,33 @@ type Texts<'a> = &'a dyn Fn(Digest) -> Result<Vec<u8>, String>;
 pub(crate) fn keep_equal(to: &Path, set: &Set, texts: Texts) -> BTreeMap<String, Digest> {
     let mut copies = set.copies.clone();
     if let Err(error) = std::fs::create_dir_all(to) {
-        log::warn!("no copies in {}: {error}; see --copy-to", to.display());
+        log::warn!("cannot write to {}: {error}; see --copy-to", to.display());
         return copies;
     }
     let warn = |name: &str, problem: String| {
         log::warn!(profile = name, action = "copy"; "{}: {problem}", to.join(name).display());
     };
     let records = set.in_force();
-    let wanted: BTreeMap<&str, Digest> = records.map(|(name, r)| (name.as_str(), r.text)).collect();
+    let kept: BTreeMap<&str, Digest> = records.map(|(name, r)| (name.as_str(), r.text)).collect();
     sweep(to, |name| {
-        copies.contains_key(name) || wanted.contains_key(name)
+        copies.contains_key(name) || kept.contains_key(name)
     });
     copies.retain(|name, _| {
-        if wanted.contains_key(name.as_str()) {
+        if kept.contains_key(name.as_str()) {
             return true;
         }
         match std::fs::remove_file(to.join(name)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                warn(name, format!("the copy stays: {error}"));
+                warn(name, format!("cannot remove the copy: {error}"));
                 true
             }
             _ => false,
         }
     });
-    for (name, digest) in wanted {
+    for (name, digest) in kept {
         match copy(&to.join(name), digest, copies.contains_key(name), texts) {
             Ok(()) => _ = copies.insert(name.to_owned(), digest),
-            Err(reason) => warn(name, format!("no copy: {reason}")),
+            Err(reason) => warn(name, format!("cannot write the copy: {reason}")),
         }
     }
     copies
@@ -49,19 +52,19 @@ pub(crate) fn keep_equal(to: &Path, set: &Set, texts: Texts) -> BTreeMap<String,
 
 fn copy(path: &Path, digest: Digest, ours: bool, texts: Texts) -> Result<(), String> {
     match std::fs::symlink_metadata(path) {
-        Ok(there) if !there.is_file() => Err("it is no regular file: move it away".into()),
+        Ok(there) if !there.is_file() => Err("not a regular file: move it away".into()),
         Ok(_) if holds(path, digest) => Ok(()),
-        Ok(_) if !ours => Err("another program's file is there: move it away".into()),
+        Ok(_) if !ours => Err("the file is another program's: move it away".into()),
         _ => replace_durably(path, &texts(digest)?, 0o644).map_err(|error| error.to_string()),
     }
 }
 
-/// Whether every copy lies in `to` as it was written.
-pub(crate) fn stand(to: &Path, copies: &BTreeMap<String, Digest>) -> bool {
+/// Whether every copy is in `to`, unchanged.
+pub(crate) fn are_current(to: &Path, copies: &BTreeMap<String, Digest>) -> bool {
     let mut copies = copies.iter();
     copies.all(|(name, digest)| holds(&to.join(name), *digest))
 }
 
 fn holds(path: &Path, digest: Digest) -> bool {
-    std::fs::read(path).is_ok_and(|bytes| Digest::of(&bytes) == digest)
+    read(path, LIMIT).is_ok_and(|bytes| Digest::of(&bytes) == digest)
 }

@@ -6,9 +6,9 @@ use std::{collections::BTreeMap, fmt::Display, time::Duration};
 
 use super::status::Status;
 use super::{names, standing};
-use crate::{outcome::Kind, profile::is_obeyed, state::Set};
+use crate::{outcome::Kind, profile::is_control, state::Set};
 
-/// The whole file. Of a `set` that could not be read, only what `status` says is there.
+/// The whole file. Without a readable `set`, it has the metrics of `status` only.
 pub(crate) fn render(name: &str, set: Option<&Set>, status: &Status) -> String {
     let mut text = Text {
         out: String::new(),
@@ -58,15 +58,15 @@ impl Text<'_> {
         let pass = &status.last_pass;
         self.begin("build_info", "The version that wrote this file.");
         self.sample(&[("version", env!("CARGO_PKG_VERSION"))], 1);
-        let help = "When the last pass ended.";
+        let help = "Time of the end of the last pass.";
         self.single("last_pass_timestamp_seconds", pass.ended.at.0, help);
-        let help = "How the last pass ended: 0 converged, 1 incomplete, 3 could not run.";
+        let help = "Exit code of the last pass: 0 converged, 1 incomplete, 3 could not run.";
         self.single("last_pass_exit_code", pass.exit, help);
         let took = Duration::from_millis(pass.milliseconds).as_secs_f64();
-        let help = "How long the last pass took.";
+        let help = "Duration of the last pass.";
         self.single("last_pass_duration_seconds", took, help);
         let converged = status.last_converged.map_or(0, |time| time.0);
-        let help = "When a pass last converged; 0: never.";
+        let help = "Time of the last pass that converged; 0: never.";
         self.single("last_converged_timestamp_seconds", converged, help);
         let help =
             "0 where the kernel's own mode is complain, in which no profile denies anything.";
@@ -85,9 +85,9 @@ impl Text<'_> {
         self.sample(&[("operation", "load")], counters.loads);
         self.sample(&[("operation", "replace")], counters.replaces);
         self.sample(&[("operation", "remove")], counters.removes);
-        let help = "Changes since boot that the kernel did not take.";
+        let help = "Changes since boot that the kernel did not accept.";
         self.single("kernel_failures_total", counters.failures, help);
-        let help = "Changes of other programs that were undone since boot.";
+        let help = "Other programs' changes that were undone since boot.";
         self.single("drift_repairs_total", counters.repairs, help);
     }
 
@@ -99,7 +99,7 @@ impl Text<'_> {
         for name in names(set) {
             *states.entry(state_of(set, name)).or_default() += 1;
         }
-        self.begin("profiles", "Profiles by state; each has one.");
+        self.begin("profiles", "Profiles by state.");
         for (state, count) in states {
             self.sample(&[("state", state)], count);
         }
@@ -118,13 +118,13 @@ impl Text<'_> {
                 self.sample(&labels, 1);
             }
         }
-        let help = "Since when a profile is not as desired.";
+        let help = "Time when a profile's problem began.";
         self.begin("profile_problem_timestamp_seconds", help);
         for (name, problem) in &set.problems {
             let labels = [("profile", &**name), ("kind", problem.kind.word())];
             self.sample(&labels, problem.since.0);
         }
-        let help = "Since when a profile is unwanted that is not removed yet.";
+        let help = "Time since which a profile is unwanted and not removed.";
         self.begin("removal_deferred_timestamp_seconds", help);
         for (name, owned) in &set.owned {
             if let Some(unwanted) = owned.unwanted.filter(|_| set.stands_alone(name)) {
@@ -146,7 +146,7 @@ impl Text<'_> {
             }
         }
         let counted = processes.counted.at.0;
-        let help = "When the confined processes were counted.";
+        let help = "Time of the count of confined processes.";
         self.single("processes_counted_timestamp_seconds", counted, help);
     }
 }
@@ -168,7 +168,7 @@ fn escaped(value: &str) -> String {
     for c in value.chars() {
         match c {
             '"' => clean.push_str("\\\""),
-            c if c == '\\' || is_obeyed(c) => clean += &format!("\\{}", c.escape_unicode()),
+            c if c == '\\' || is_control(c) => clean += &format!("\\{}", c.escape_unicode()),
             c => clean.push(c),
         }
     }

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::{fmt, path::PathBuf};
 
 use crate::outcome::{Kind, Outcome, Severity, Unenforced};
-use crate::profile::{Digest, ProfileName, printable};
+use crate::profile::{Digest, printable};
 use crate::{error::Exit, state::Set, time::Time};
 
 /// The schema of every JSON document that is printed.
@@ -33,7 +33,7 @@ pub(crate) struct Report {
     pub(crate) exit: Exit,
     /// Facts about the node and the sources, a line each.
     pub(crate) remarks: Vec<String>,
-    /// Whether the kernel denies what profiles forbid: its own mode may be `complain`.
+    /// Whether the kernel enforces profiles: its own mode may be `complain`.
     pub(crate) enforcing: bool,
     /// The set as the pass leaves it.
     pub(crate) set: Set,
@@ -111,7 +111,7 @@ impl Report {
         self.set.problems.is_empty() && self.enforcing
     }
 
-    /// The worst of it in one word: a problem's, `not-enforcing`, or `converged`.
+    /// The worst kind in one word: a problem's, `not-enforcing`, or `converged`.
     pub(crate) fn state(&self) -> &'static str {
         if !self.enforcing {
             return "not-enforcing";
@@ -128,8 +128,8 @@ impl Report {
         Digest::of_parts(parts).short()
     }
 
-    /// Logs what waits and the problems that stood `before`, a line each, and the one line that every pass
-    /// ends with.
+    /// Logs each deferred removal and each problem that stood `before`, and the one line that ends every
+    /// pass.
     pub(crate) fn log_end(&self, before: Option<Time>) {
         let waiting = |outcome: &&Outcome| outcome.severity == Severity::Waiting;
         let outcomes = self.outcomes.iter().filter(waiting);
@@ -176,7 +176,7 @@ impl fmt::Display for Report {
     }
 }
 
-/// The kind of what makes `name` not simply in force: a problem, or a removal that waits.
+/// The kind of the problem or of the waiting removal of `name`, if it has one.
 pub(crate) fn standing(set: &Set, name: &str) -> Option<Kind> {
     let problem = set.problems.get(name).map(|problem| problem.kind);
     let unwanted = set.owned.get(name).and_then(|owned| owned.unwanted);
@@ -186,7 +186,12 @@ pub(crate) fn standing(set: &Set, name: &str) -> Option<Kind> {
 /// Every name of `set` that is shown: desired, owned, or with a problem; children and hats count with
 /// their parents.
 pub(crate) fn names(set: &Set) -> BTreeSet<&str> {
-    let mut names: BTreeSet<&str> = set.profiles.keys().map(ProfileName::as_str).collect();
+    // As the kernel has it: a file's name has dots for its slashes.
+    let own = set
+        .profiles
+        .values()
+        .filter_map(|record| record.members.first());
+    let mut names: BTreeSet<&str> = own.map(|own| &*own.name).collect();
     names.extend(set.problems.keys().map(String::as_str));
     let alone = |name: &&String| set.stands_alone(name);
     names.extend(set.owned.keys().filter(alone).map(String::as_str));

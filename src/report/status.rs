@@ -33,7 +33,7 @@ pub(crate) struct Status {
     pub(crate) state: Option<Digest>,
     /// Counted only for the metrics file.
     pub(crate) processes: Option<Processes>,
-    /// What was written to the Kubernetes node.
+    /// The writes to the Kubernetes node.
     pub(crate) node: Memo,
     /// When the loop last logged a line, in seconds since boot.
     pub(crate) logged: u64,
@@ -77,7 +77,7 @@ impl Status {
         serde_json::from_slice(&read(path, LIMIT).ok()?).ok()
     }
 
-    /// Forgets what belongs to another boot.
+    /// Forgets the facts of another boot.
     pub(crate) fn enter_boot(&mut self, boot_id: &str) {
         if self.boot_id != boot_id {
             *self = Self {
@@ -127,7 +127,7 @@ impl Status {
     pub(crate) fn write(&self, path: &Path) {
         let json = serde_json::to_vec(self).expect("plain data");
         if let Err(error) = replace(path, &json, 0o600) {
-            log::warn!("{} is not written: {error}", path.display());
+            log::warn!("cannot write {}: {error}", path.display());
         }
     }
 }

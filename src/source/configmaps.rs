@@ -16,7 +16,7 @@ use crate::state::{Object, Version};
 use crate::{desired::RawProfile, error::Error, outcome::Refusal};
 
 pub(super) const SCHEME: &str = "configmap://";
-/// A selection is read anew this often when a ConfigMap went away meanwhile.
+/// The retries of a selection of which a ConfigMap went away meanwhile.
 const RETRIES: u32 = 3;
 
 /// One ConfigMap, or those with certain labels in a namespace.
@@ -63,7 +63,7 @@ fn selector(query: &str) -> Option<String> {
     (is_one && !decoded.contains(char::is_control)).then(|| decoded.into_owned())
 }
 
-/// What the API says of a ConfigMap.
+/// A ConfigMap as the API has it.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct ConfigMap {
@@ -181,7 +181,7 @@ impl Reading<'_> {
         right.then_some(()).ok_or_else(wrong)
     }
 
-    /// Keeps what no source before had; names that are passed over in a folder are passed over here.
+    /// Keeps texts that no source before had; names that a folder's reading skips are skipped here.
     fn keep(&self, maps: Vec<Read>, found: &mut Found) -> Result<(), Error> {
         for (key, version, mut texts) in maps {
             if found.profiles.iter().any(|profile| profile.place == key) {

@@ -1,7 +1,6 @@
 //! Profiles from a folder: a mounted ConfigMap, or any tree of files.
 //!
-//! Whoever may write in the folder may also change it while it is read, and must gain nothing by
-//! that. So each file is opened below the folder's descriptor by openat2(2), and a reading that saw
+//! A writer of the folder may change it while it is read, and must gain nothing by that. So each file is opened below the folder's descriptor by openat2(2), and a reading that saw
 //! a change is thrown away.
 //!
 //! A ConfigMap volume, as the kubelet's `AtomicWriter` keeps it: `..data` links to a dated folder
@@ -22,13 +21,13 @@ use super::{Found, Limits, Text, text};
 use crate::profile::{is_skipped, printable};
 use crate::{desired::RawProfile, error::Error, fs, outcome::Refusal};
 
-/// A reading that failed is tried again this often.
+/// The retries of a failed reading.
 const RETRIES: u32 = 3;
 /// The pause before a retry, times the number of the retry.
 const PAUSE: Duration = Duration::from_millis(10);
 /// Folders below folders, at most.
 const DEPTH: usize = 16;
-/// The kernel's clock for files ticks at least this often.
+/// The longest tick of the kernel's clock for files.
 const TICK: Duration = Duration::from_millis(20);
 
 /// Adds the profiles of the folder or the file at `path`, by name, then by folder.
@@ -60,7 +59,7 @@ fn read_once(path: &Path, limits: &Limits, found: &mut Found) -> Result<(), Erro
     let failed = |error| failure(path, &error);
     let root = fs::open(path).map_err(|error| match error.kind() {
         io::ErrorKind::NotFound => unread(&format!(
-            "the source {source} does not exist: create or mount it, or name another"
+            "the source {source} does not exist: create or mount it, or give another"
         )),
         _ => failed(error),
     })?;
@@ -82,7 +81,7 @@ fn read_once(path: &Path, limits: &Limits, found: &mut Found) -> Result<(), Erro
     }
     if !opened.is_dir() {
         let kind = word(opened.file_type());
-        let line = format!("the source {source} is {kind}: name a folder or a file");
+        let line = format!("the source {source} is {kind}: give a folder or a file");
         return Err(unread(&line));
     }
     let listing = Listing::of(path, limits)?;
@@ -131,8 +130,7 @@ impl Listing {
         let (here, most) = (path.display(), limits.profiles);
         let failed = |error| failure(&path, &error);
         if below.components().count() > DEPTH {
-            let line =
-                format!("{here} is more than {DEPTH} folders deep: lay the profiles out flat");
+            let line = format!("{here} is more than {DEPTH} folders deep: use fewer levels");
             return Err(unread(&line));
         }
         let (identity, changed) = settled(&path).map_err(failed)?;
@@ -156,7 +154,7 @@ impl Listing {
         }
         if folders.len() + self.folders.len() > most || self.files.len() > most {
             return Err(unread(&format!(
-                "{here} takes the source above {most} profiles or folders: take some out, or raise --max-profiles"
+                "{here} exceeds the limit of {most} profiles or folders: remove some, or raise --max-profiles"
             )));
         }
         folders.sort_unstable();
@@ -168,8 +166,8 @@ impl Listing {
     }
 }
 
-/// The folder's identity and time, once a later change would get a later time: what changes it from then
-/// on is seen by the next listing. Where a file system keeps whole seconds only, or takes its times from
+/// The folder's identity and time, once a later change would get a later time: the next listing sees
+/// every change from then on. Where a file system keeps whole seconds only, or takes its times from
 /// another machine's clock, listing twice is all there is.
 fn settled(path: &Path) -> io::Result<(Identity, Duration)> {
     // Follows links: the source may be one. In the place of a folder below, it has another identity.
@@ -193,9 +191,9 @@ fn dated(path: &Path) -> Result<Option<OsString>, Error> {
     };
     let name = target.as_os_str().as_bytes();
     let problem = if name.len() <= 2 || !name.starts_with(b"..") || name.contains(&b'/') {
-        "is no folder of a ConfigMap volume: remove the link"
+        "is not a folder of a ConfigMap volume: remove the link"
     } else if !path.join(&target).exists() {
-        "does not exist: mount the ConfigMap anew, or put the folder there"
+        "does not exist: mount the ConfigMap again, or create the folder"
     } else {
         return Ok(Some(target.into_os_string()));
     };
@@ -215,11 +213,11 @@ fn file(root: &File, below: &Path, kind: FileType, limit: u64) -> io::Result<Tex
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
     let file = match openat2(root, below, flags, Mode::empty(), resolve) {
         Err(Errno::XDEV) => {
-            let reason = "is a link that leads outside the source: put the file itself there";
+            let reason = "is a link to outside the source: put the file itself there";
             return Ok(refused(reason));
         }
         Err(Errno::NOENT | Errno::LOOP) if kind.is_symlink() => {
-            return Ok(refused("is a link that leads to no file"));
+            return Ok(refused("is a link to a missing file"));
         }
         file => File::from(file?),
     };
@@ -254,9 +252,9 @@ fn failure(path: &Path, error: &io::Error) -> Error {
         Some(
             Errno::NOENT | Errno::LOOP | Errno::NOTDIR | Errno::NXIO | Errno::STALE | Errno::AGAIN,
         ) => return changed(path),
-        Some(Errno::NOSYS) => "this kernel has no openat2: Linux 5.6 is the oldest that works",
+        Some(Errno::NOSYS) => "this kernel has no openat2: use Linux 5.6 or later",
         Some(Errno::PERM) => {
-            "openat2 is forbidden here: use the runtime's default seccomp profile of this decade"
+            "seccomp forbids openat2: use a current runtime's default seccomp profile"
         }
         _ => &other,
     };
@@ -266,7 +264,7 @@ fn failure(path: &Path, error: &io::Error) -> Error {
 fn changed(path: &Path) -> Error {
     let path = path.display();
     unread(&format!(
-        "{path} changed each time it was read: exchange files by rename, and let the folder rest"
+        "{path} changed during every read: replace files by rename, and pause other changes"
     ))
 }
 
@@ -284,7 +282,7 @@ fn word(kind: FileType) -> &'static str {
         kind if kind.is_fifo() => "a fifo",
         kind if kind.is_socket() => "a socket",
         kind if kind.is_block_device() || kind.is_char_device() => "a device",
-        _ => "no regular file",
+        _ => "a special file",
     }
 }
 

@@ -1,11 +1,12 @@
 //! Texts for `check` and `can`: folders, files, ConfigMaps in a manifest, standard input.
 
-use std::{collections::BTreeMap, io::Read as _, mem::take, path::Path};
+use std::collections::{BTreeMap, BTreeSet};
+use std::{io::Read as _, mem::take, path::Path};
 
 use saphyr_parser::{Event, Parser};
 
 use super::{Found, Limits, folder, text};
-use crate::{desired::RawProfile, error::Error, fs};
+use crate::{desired::RawProfile, error::Error, fs, profile::is_skipped};
 
 /// The API server takes no larger ConfigMap.
 const MANIFEST_BYTES: u64 = 2 << 20;
@@ -15,6 +16,8 @@ pub(crate) struct Local {
     pub(crate) profiles: Vec<RawProfile>,
     /// Of each text in a manifest, the manifest's line before it.
     pub(crate) lines: BTreeMap<String, u32>,
+    /// Files and keys that a pass passes over for their names.
+    pub(crate) passed_over: BTreeSet<String>,
 }
 
 /// The profiles of the folder or file at `path`; of a manifest, those in its ConfigMaps; for `-`, of
@@ -31,6 +34,7 @@ pub(crate) fn read(path: &Path, limits: &Limits) -> Result<Local, Error> {
         text,
     };
     let (mut profiles, mut lines) = (Vec::new(), BTreeMap::new());
+    let mut passed_over = BTreeSet::new();
     if path == Path::new("-") {
         let mut bytes = Vec::new();
         let input = std::io::stdin().take(limits.profile_bytes + 1);
@@ -42,15 +46,23 @@ pub(crate) fn read(path: &Path, limits: &Limits) -> Result<Local, Error> {
         profiles.extend(name.map(|name| raw(name, text)));
     } else if let Some(entries) = manifest(path) {
         for (name, line, value) in entries {
+            if is_skipped(name.as_bytes()) {
+                passed_over.insert(name);
+                continue;
+            }
             lines.insert(name.clone(), line);
             profiles.push(raw(name, text(value.into_bytes(), limits.profile_bytes)));
         }
     } else {
         let mut found = Found::default();
         folder::read(path, limits, &mut found)?;
-        profiles = found.profiles;
+        (profiles, passed_over) = (found.profiles, found.passed_over);
     }
-    Ok(Local { profiles, lines })
+    Ok(Local {
+        profiles,
+        lines,
+        passed_over,
+    })
 }
 
 fn first_profile(text: &str) -> Option<&str> {

@@ -7,10 +7,23 @@ pub(crate) mod local;
 use std::collections::{BTreeMap, BTreeSet};
 use std::{fmt, path::PathBuf};
 
-use crate::profile::{Digest, quoted};
+use crate::profile::{Digest, printable, quoted};
 use crate::state::Object;
 use crate::{desired::RawProfile, error::Error, kubernetes::client::Client, outcome::Refusal};
 use configmaps::{ConfigMaps, Reading, SCHEME};
+
+/// Those of `files` whose names begin with `prefix`, by name, with a clause: their names end so that they are
+/// skipped.
+pub(crate) fn passed_over<'a>(
+    files: &'a BTreeSet<String>,
+    prefix: &'a str,
+) -> impl Iterator<Item = (&'a str, String)> {
+    let name = |file: &'a String| file.rsplit('/').next().unwrap_or_default();
+    let named = files.iter().map(move |file| (name(file), printable(file)));
+    let named = named.filter(move |(name, _)| name.starts_with(prefix));
+    let clause = "is skipped: apparmor_parser ignores files with such names; rename it to load it";
+    named.map(move |(name, file)| (name, format!("{file} {clause}")))
+}
 
 /// A place that profiles come from.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -22,7 +35,7 @@ pub(crate) enum Source {
 }
 
 impl Source {
-    /// Takes what the user wrote.
+    /// Parses the user's words.
     ///
     /// # Errors
     /// [`Error::Usage`] for an empty text, or a scheme that is not known.
@@ -33,7 +46,7 @@ impl Source {
                 "is neither configmap://NAMESPACE/NAME nor configmap://NAMESPACE?selector=KEY%3DVALUE"
             }
             (_, Ok(path)) if !text.contains("://") => return Ok(Self::Folder(path)),
-            _ => "is not known: name a folder with profiles, or configmap://NAMESPACE/NAME",
+            _ => "is unknown: give a folder with profiles, or configmap://NAMESPACE/NAME",
         };
         let source = quoted(text);
         Err(Error::Usage(format!("the source {source} {problem}")))
@@ -84,9 +97,9 @@ impl Found {
         let (place, most) = (&profile.place, limits.profiles);
         let excess = if self.bytes > TOTAL_BYTES {
             let most = TOTAL_BYTES >> 20;
-            format!("{most} MiB of profiles, at {place}: take some out")
+            format!("{most} MiB of profiles, at {place}: remove some")
         } else if self.profiles.len() == most {
-            format!("{most} profiles, at {place}: take some out, or raise --max-profiles")
+            format!("{most} profiles, at {place}: remove some, or raise --max-profiles")
         } else {
             self.profiles.push(profile);
             return Ok(());
@@ -96,7 +109,7 @@ impl Found {
     }
 }
 
-/// What is known of the API server's objects.
+/// The known objects of the API server.
 pub(crate) struct Known<'a> {
     pub(crate) objects: &'a BTreeMap<String, Object>,
     /// Gives a stored text.

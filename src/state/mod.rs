@@ -1,4 +1,4 @@
-//! What armorer records from one pass to the next: versioned JSON, by set. Pure; `store` writes it.
+//! The record that lasts from pass to pass: versioned JSON, by set. Pure; `store` writes it.
 
 pub(crate) mod store;
 
@@ -52,7 +52,7 @@ pub(crate) struct Set {
     pub(crate) basis: Basis,
     /// The last good version of each desired or still loaded profile.
     pub(crate) profiles: BTreeMap<ProfileName, Record>,
-    /// The names in the kernel that are this set's, in this boot: children and hats too.
+    /// The owned names in the kernel, in this boot: children and hats too.
     pub(crate) owned: BTreeMap<String, Owned>,
     /// The profiles that are not as desired.
     pub(crate) problems: BTreeMap<String, Problem>,
@@ -64,7 +64,7 @@ pub(crate) struct Set {
     pub(crate) copies: BTreeMap<String, Digest>,
 }
 
-/// What the last pass rested on: with all of it unchanged, its result stands.
+/// The basis of the last pass: with all of it unchanged, its result stands.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct Basis {
@@ -115,7 +115,7 @@ pub(crate) struct Member {
     pub(crate) mode: Mode,
 }
 
-/// A name in the kernel that is ours.
+/// An owned name in the kernel.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Owned {
     /// The profile whose policy brought it.
@@ -145,9 +145,9 @@ impl Owned {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Pending {
-    /// Of a name that was not ours before.
+    /// Of a name that was not owned before.
     Load(Digest),
-    /// Of a name that was ours.
+    /// Of an owned name.
     Replace(Digest),
     Remove,
 }
@@ -158,7 +158,7 @@ pub(crate) struct Unwanted {
     pub(crate) since: Stamp,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) last_seen_in_use: Option<Stamp>,
-    /// Since when nothing but a runtime that may be starting a program puts it off.
+    /// Since when only a runtime that may be starting a program defers the removal.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) put_off_since: Option<Stamp>,
 }
@@ -179,7 +179,7 @@ pub(crate) struct Problem {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) reason: Option<String>,
     pub(crate) message: String,
-    /// Of a refused text, what it would have been compiled from.
+    /// Of a refused text, the digest of the compiler's input.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) key: Option<Digest>,
     pub(crate) since: Time,
@@ -196,7 +196,7 @@ impl Problem {
         }
     }
 
-    /// `key` is the digest of what the refused text would be compiled from.
+    /// `key` is the digest of the compiler's input.
     pub(crate) fn refused(refusal: &Refusal, key: Option<Digest>, since: Time) -> Self {
         let mut problem = Self::new(refusal.kind, refusal.to_string(), since);
         problem.reason = Some(refusal.reason.to_owned());
@@ -270,7 +270,7 @@ impl State {
             Ok(state) if state.schema <= SCHEMA => return Ok(state),
             parsed => parsed.err(),
         };
-        // What a newer schema holds need not fit this one's types.
+        // A newer schema's fields need not fit these types.
         let json: Value = serde_json::from_slice(text).unwrap_or_default();
         let schema = json["schema"].as_u64().unwrap_or(0);
         Err(Error::State(match damage {

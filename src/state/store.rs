@@ -3,13 +3,13 @@
 //! ```text
 //! /var/lib/armorer          0700, owned by the user who runs armorer
 //!   state.json              replaced whole: write, fsync, rename, fsync of the folder
-//!   lock                    0600, never renamed: whoever can open it could hold it
+//!   lock                    0600, never renamed: a user who can open it could hold it
 //!   status[-SET].json       the last pass, for probes, labels and metrics; not synced
 //!   policy/DIGEST.text      a desired text, by its digest
 //!   policy/DIGEST.policy    a compiled policy, by its digest
 //! ```
 
-use std::fs::{DirBuilder, DirEntry, File, Permissions, TryLockError};
+use std::fs::{DirBuilder, File, Permissions, TryLockError};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -76,16 +76,16 @@ impl Store {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 return make_folder(&self.path).map_err(self.unusable("create"));
             }
-            data => data.map_err(self.unusable("look at"))?,
+            data => data.map_err(self.unusable("examine"))?,
         };
         let path = self.path.display();
         let refused = |reason: &str| {
-            let line = format!("{path} {reason}: name another folder with --state-dir");
+            let line = format!("{path} {reason}: give another folder with --state-dir");
             Err(Error::State(line))
         };
         let user = rustix::process::geteuid().as_raw();
         if !data.is_dir() {
-            return refused("is no folder");
+            return refused("is not a folder");
         }
         if data.uid() != user {
             return refused(&format!("belongs to user {}, not to {user}", data.uid()));
@@ -93,14 +93,15 @@ impl Store {
         if data.mode() & 0o077 != 0 {
             let mut entries = std::fs::read_dir(&self.path).map_err(self.unusable("read"))?;
             if entries.next().is_some() && !self.is_prepared() {
-                return refused("is open to others and holds files that are not armorer's");
+                return refused("is open to other users and holds other programs' files");
             }
             let closed = std::fs::set_permissions(&self.path, Permissions::from_mode(0o700));
-            closed.map_err(self.unusable("close to others"))?;
+            closed.map_err(self.unusable("restrict"))?;
         }
         let policy = std::fs::symlink_metadata(self.policy());
-        if policy.is_ok_and(|policy| !policy.is_dir() || policy.uid() != user) {
-            return refused("has a `policy` that is no folder of its own");
+        let ours = self.is_prepared() || self.path.join("state.json").exists();
+        if policy.is_ok_and(|policy| !policy.is_dir() || policy.uid() != user || !ours) {
+            return refused("has a `policy` that is not armorer's");
         }
         Ok(())
     }
@@ -190,12 +191,13 @@ impl Store {
         let files = |digest| [Stored::Text, Stored::Policy].map(|kind| self.file(kind, digest));
         let digests = state.sets.values().flat_map(Set::stored);
         let keep: HashSet<PathBuf> = digests.flat_map(files).collect();
-        let entries = |folder: &Path| std::fs::read_dir(folder).into_iter().flatten().flatten();
-        let policies = entries(&self.policy()).filter(|entry| !keep.contains(&entry.path()));
-        let written = |entry: &DirEntry| entry.file_name().as_encoded_bytes().ends_with(b".tmp");
-        for leftover in policies.chain(entries(&self.path).filter(written)) {
+        let entries = std::fs::read_dir(self.policy()).into_iter().flatten();
+        let entries = entries.flatten();
+        for leftover in entries.filter(|entry| !keep.contains(&entry.path())) {
             let _ = std::fs::remove_file(leftover.path());
         }
+        let is_ours = |file: &str| file.starts_with("state.json") || file.starts_with("status");
+        fs::sweep(&self.path, is_ours);
     }
 
     /// Whether a pass has taken the folder for armorer's.

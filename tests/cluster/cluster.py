@@ -1,7 +1,7 @@
-"""The image as the manifests run it, on a real kernel. What is asserted is what the kernel and
-podman say, and what a confined workload can do.
+"""The image as the manifests run it, on a real kernel. The assertions are about the answers
+of the kernel and of podman, and about a confined workload's accesses.
 
-Untested here, since podman has no such thing: who calls the probes and what follows from them,
+Untested here, since podman has no such thing: the caller of the probes and the consequences,
 `kubectl rollout status` and `describe`, the field appArmorProfile (a workload's profile is given to
 `podman run`), priorities, tolerations, admission."""
 
@@ -53,7 +53,7 @@ def after_a_pass(count=2):
 
 
 def memory(container):
-    """What its control group says of the container's memory: now, at most, and allowed; bytes."""
+    """The container's memory by its control group: now, at most, and allowed; bytes."""
     with open(f"/proc/{pid_of(container)}/cgroup") as file:
         group = "/sys/fs/cgroup" + file.read().strip().removeprefix("0::")
     values = []
@@ -158,7 +158,7 @@ def test_a_bad_profile_leaves_its_last_good_version_and_all_others():
     before = raw_data("custom.guard")
     profiles.change(guard="profile custom.guard { nonsense\n", other=guard("custom.other", "x"))
     until("the other one is loaded", lambda: "custom.other" in loaded())
-    until("it is told with its line", lambda: re.search(r"custom\.guard\D+\d+.*syntax error", logs(POD)))
+    until("the log names its line", lambda: re.search(r"custom\.guard: line \d+: ", logs(POD)))
     assert raw_data("custom.guard") == before
     profiles.change(guard=guard("custom.guard", "second"))
 
@@ -170,7 +170,7 @@ def test_ending_killing_and_recreating_the_pod_leaves_the_workload_confined():
     podman("stop", "--time", "60", POD)
     measured["podman stop of the loop, s"] = time.monotonic() - start
     assert inspect(POD, "{{.State.ExitCode}}") == "0"
-    assert "what is loaded stays loaded" in logs(POD)
+    assert "loaded profiles stay loaded" in logs(POD)
     assert label(pid) == "custom.guard (enforce)" and loaded() == before
     down(daemonset)
     assert label(pid) == "custom.guard (enforce)" and loaded() == before
@@ -229,7 +229,7 @@ def test_the_gate_holds_its_workload_and_says_why():
     try:
         name = f"{gated['metadata']['name']}-pod"
         waits = f"{name}-armorer-gate"
-        until("it says what it waits for", lambda: "waiting for custom.late" in podman("logs", waits, check=False)[1])
+        until("the gate logs the missing profile", lambda: "waiting for custom.late" in podman("logs", waits, check=False)[1])
         status = status_of(pid_of(waits))
         assert int(status["CapEff"], 16) == 0 and status["Uid"].split()[0] == "65534", status
         assert inspect(f"{name}-{app['name']}", "{{.State.Status}}") != "running"
@@ -251,7 +251,7 @@ def test_load_brings_the_one_profile_in_its_own_set():
     after_a_pass()
     assert set(before) | set(data) == set(loaded()), (before.keys(), loaded().keys())
     down(job)
-    # What the next one no longer names stays: another pod may still come with it.
+    # A profile that the next one no longer names stays: another pod may still come with it.
     ConfigMap("/srv/armorer-profile", {"custom.report-next": guard("custom.report-next", "x")})
     play(job)
     until("the next one is loaded", lambda: "custom.report-next" in loaded())
@@ -273,7 +273,7 @@ def test_the_cronjobs_pod_does_its_one_pass():
     down(job)
 
 
-# --- what breaks without --------------------------------------------------------------------
+# --- without a capability -------------------------------------------------------------------
 
 
 def fresh(arguments, texts=None, **options):
@@ -304,18 +304,18 @@ def bomb(name):
 
 def test_without_KILL_the_compilers_time_limit_is_only_its_CPU_limit():
     slow = {"custom.slow": bomb("custom.slow")}
-    code, said = fresh(["--compile-timeout", "3s"], slow)
-    assert code == 1 and "custom.slow was not compiled within 3s: several **" in said, (code, said)
-    code, said = fresh(["--compile-timeout", "3s"], slow, drop=["KILL"])
-    assert code == 1 and "may not end its compiler: give it the capability KILL" in said, (code, said)
+    code, said = fresh(["--max-compile-time", "3s"], slow)
+    assert code == 1 and "3s of CPU time" in said, (code, said)
+    code, said = fresh(["--max-compile-time", "3s"], slow, drop=["KILL"])
+    assert code == 1 and "cannot be killed: give armorer the capability KILL" in said, (code, said)
     assert "custom.slow" not in loaded()
 
 
 # --- bad input ------------------------------------------------------------------------------
 
 
-def one_line(code, said, wanted, words):
-    assert code == wanted, (code, said)
+def one_line(code, said, expected, words):
+    assert code == expected, (code, said)
     for word in words:
         assert word in said, (word, said)
     measured.setdefault("lines", []).append(said.strip().splitlines()[-1])
@@ -326,7 +326,7 @@ def pass_over(folder, arguments=(), **options):
     return once(["reconcile", *arguments], container, instead=where, **options)
 
 
-def test_without_securityfs_the_reason_is_told():
+def test_without_securityfs_the_reason_is_reported():
     os.makedirs("/srv/none", exist_ok=True)
     one_line(*pass_over("/srv/profiles", instead={"/host/securityfs": "/srv/none"}), 3, ["/host/securityfs", "hostPath"])
 
@@ -386,23 +386,23 @@ def trial_says(*words):
     measured.setdefault("lines", []).append(found)
 
 
-def trial_ready(wanted, *words):
+def trial_ready(expected, *words):
     def answer():
         code, said = probe("readinessProbe", TRIAL)
-        return ((code == 0) == wanted and all(word in said for word in words), said)
+        return ((code == 0) == expected and all(word in said for word in words), said)
     said = ["", ""]
 
     def holds():
         said[:] = answer()
         return said[0]
     try:
-        until(f"ready is {wanted}", holds, 60)
+        until(f"ready is {expected}", holds, 60)
     except AssertionError as error:
         raise AssertionError(f"{error}: {said[1]}\n{logs(TRIAL)}") from None
-    measured.setdefault("lines", []).append(f"ready is {wanted}: {said[1].strip()}")
+    measured.setdefault("lines", []).append(f"ready is {expected}: {said[1].strip()}")
 
 
-def test_a_state_folder_that_is_read_only_is_told_and_mended_without_a_new_pod():
+def test_a_read_only_state_folder_is_reported_and_works_again_without_a_new_pod():
     mount_disk("/srv/disk", 8)
     try:
         sh(["mount", "-o", "remount,ro", "/srv/disk"])
@@ -417,7 +417,7 @@ def test_a_state_folder_that_is_read_only_is_told_and_mended_without_a_new_pod()
         sh(["umount", "/srv/disk"])
 
 
-def test_a_state_folder_that_is_full_is_told_and_nothing_is_lost():
+def test_a_full_state_folder_is_reported_and_nothing_is_lost():
     mount_disk("/srv/disk", 8)
     try:
         with trial(state="/srv/disk") as source:
@@ -468,7 +468,7 @@ def test_a_configmap_that_is_empty_or_half_there_removes_nothing():
         whole = os.readlink("/srv/trial/..data")
         os.symlink("..2026_01_01_00_00_00.gone", "/srv/trial/..data_tmp")
         os.rename("/srv/trial/..data_tmp", "/srv/trial/..data")
-        trial_says("/profiles/..data leads to ..2026_01_01_00_00_00.gone, which is not there")
+        trial_says("/profiles/..data links to ..2026_01_01_00_00_00.gone, which does not exist")
         trial_ready(False)
         assert "custom.trial" in loaded()
         os.unlink("/srv/trial/..data")
@@ -507,7 +507,7 @@ def test_two_daemonsets_with_a_set_each_keep_to_their_own():
     name = f"{canary['metadata']['name']}-pod-armorer"
     try:
         until("its own are loaded", lambda: set(data) <= set(loaded()))
-        line = until("the conflict is told", lambda: next((l for l in logs(name).splitlines() if "conflict" in l and taken in l), None))
+        line = until("the conflict is logged", lambda: next((l for l in logs(name).splitlines() if "conflict" in l and taken in l), None))
         measured.setdefault("lines", []).append(line)
         after_a_pass()
         assert {name: raw_data(name) for name in before} == before
@@ -520,7 +520,7 @@ def test_two_daemonsets_with_a_set_each_keep_to_their_own():
 # --- metrics --------------------------------------------------------------------------------
 
 
-def test_the_sidecar_serves_what_the_kernel_says():
+def test_the_sidecar_serves_the_kernels_state():
     served = workload("metrics")
     served["metadata"]["name"] = "served"
     if is_up():
@@ -535,10 +535,10 @@ def test_the_sidecar_serves_what_the_kernel_says():
         answer = until("an answer", fetch, 60)
         assert answer.headers.get_content_type() == "text/plain", answer.headers
         text = answer.read().decode()
-        told = dict(re.findall(r'^armorer_profile_info\{.*?profile="([^"]*)",mode="([^"]*)"', text, re.M))
+        served_profiles = dict(re.findall(r'^armorer_profile_info\{.*?profile="([^"]*)",mode="([^"]*)"', text, re.M))
         kernel = {name: mode.rstrip(")") for name, mode in loaded().items()}
-        assert told and told.items() <= kernel.items(), (told, kernel)
-        assert set(profiles.data) <= set(told), told
+        assert served_profiles and served_profiles.items() <= kernel.items(), (served_profiles, kernel)
+        assert set(profiles.data) <= set(served_profiles), served_profiles
         assert "armorer_last_pass_exit_code{" in text
         if os.path.exists("/job/promtool"):
             with open("/tmp/metrics.prom", "w") as out:
@@ -586,7 +586,7 @@ def test_profiles_come_from_an_image_and_a_bad_set_is_not_ready():
     second = with_image(bad)
     play(second)
     try:
-        # What makes Kubernetes halt the rollout at maxUnavailable.
+        # This makes Kubernetes halt the rollout at maxUnavailable.
         refused = until("the bad text is refused", lambda: "custom.of-image" in logs(pod) and podman("exec", pod, *ready, check=False))
         assert refused[0] != 0, refused
         assert raw_data("custom.of-image") == before
@@ -665,7 +665,7 @@ def test_boot_takes_an_overlay_that_lasts():
 
 
 def test_boot_puts_its_files_in_place_and_the_unit_restores_and_both_are_taken_away():
-    # It would load again what is taken away here.
+    # It would load again the profiles that are removed here.
     if is_up():
         down(daemonset)
     with host():
@@ -710,11 +710,11 @@ def restores(unit):
                     "snap.microk8s.daemon-kubelite", "snap.microk8s.daemon-kubelet"):
         assert f"{kubelet}.service" in before.replace("Before=", "").split(), kubelet
     command = next(line for line in lines if line.startswith("ExecStart=")).removeprefix("ExecStart=")
-    wanted = {name: raw_data(name) for name in profiles.data}
-    assert all(wanted.values()), wanted.keys()
-    for name in wanted:
+    policies = {name: raw_data(name) for name in profiles.data}
+    assert all(policies.values()), policies.keys()
+    for name in policies:
         unload(name)
-    assert not set(wanted) & set(loaded())
+    assert not set(policies) & set(loaded())
     # No compiler, no source, no network.
     os.rename("/srv/profiles", "/srv/away")
     try:
@@ -722,13 +722,13 @@ def restores(unit):
         sh(["unshare", "--mount", "--net", "sh", "-ec", script])
     finally:
         os.rename("/srv/away", "/srv/profiles")
-    assert {name: raw_data(name) for name in wanted} == wanted
+    assert {name: raw_data(name) for name in policies} == policies
 
 
 # --- the end --------------------------------------------------------------------------------
 
 
-def test_uninstall_leaves_what_is_in_use_and_is_done_when_that_has_gone():
+def test_uninstall_leaves_profiles_in_use_and_ends_when_they_are_unused():
     if "custom.guard" not in profiles.data:
         profiles.change(guard=guard("custom.guard", "first"))
     if not is_up():
@@ -746,7 +746,7 @@ def test_uninstall_leaves_what_is_in_use_and_is_done_when_that_has_gone():
         until("the unused ones are gone", lambda: set(profiles.data) & set(loaded()) == {"custom.guard"})
         code, said = podman("exec", POD, *ready, check=False)
         assert code != 0 and "deferred" in said, (code, said)
-        until("the log says what holds it", lambda: re.search(r"custom\.guard: in use by 1 process", logs(POD)))
+        until("the log names the process", lambda: re.search(r"custom\.guard: in use by 1 process", logs(POD)))
         assert int(status_of(pid_of(POD))["CapEff"], 16) == 1 << 33
         assert label(pid) == "custom.guard (enforce)"
         podman("rm", "-f", "--time", "0", "workload")
@@ -779,9 +779,9 @@ def main(parts):
             traceback.print_exc(file=sys.stdout)
             print(podman("ps", "-a", check=False)[1], podman("logs", "--tail", "12", POD, check=False)[1])
         print(f"{verdict:6} {name[5:].replace('_', ' ')} ({time.monotonic() - start:.0f} s)", flush=True)
-    for what, value in measured.items():
+    for name, value in measured.items():
         for line in value if isinstance(value, list) else [value]:
-            print(f"measured: {what}: {f'{line:.1f}' if isinstance(line, float) else line}")
+            print(f"measured: {name}: {f'{line:.1f}' if isinstance(line, float) else line}")
     print(f"{len(tests) - failed} passed, {failed} failed")
     return 1 if failed or not tests else 0
 

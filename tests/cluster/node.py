@@ -30,15 +30,15 @@ def podman(*arguments, check=True):
     return sh(["podman", *arguments], check)
 
 
-def until(what, holds, patience=PATIENCE):
-    """Waits until `holds()` is true; gives what it then said."""
+def until(condition, holds, patience=PATIENCE):
+    """Waits until `holds()` is true; gives its answer."""
     end = time.monotonic() + patience
     while True:
         value = holds()
         if value:
             return value
         if time.monotonic() > end:
-            raise AssertionError(f"not within {patience} s: {what}")
+            raise AssertionError(f"not within {patience} s: {condition}")
         time.sleep(0.5)
 
 
@@ -74,7 +74,7 @@ def status_of(pid):
         return dict(line.rstrip("\n").split(":\t", 1) for line in lines if ":\t" in line)
 
 
-# --- what is wanted -------------------------------------------------------------------------
+# --- the desired profiles -------------------------------------------------------------------
 
 
 class ConfigMap:

@@ -1,4 +1,4 @@
-//! What must hold of the compiler's messages and of a text's includes, for any bytes.
+//! Properties of the compiler's messages and of a text's includes, for any bytes.
 //!
 //! Each function panics where its property does not hold.
 
@@ -28,7 +28,7 @@ pub(crate) fn message(data: &[u8]) {
     assert!(!refusal.message.contains("c4n4ry"), "{refusal}");
 }
 
-/// What is found in a text is in it, in its order.
+/// Found includes are in the text, in its order.
 pub(crate) fn text(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
     let found = scan(&text);

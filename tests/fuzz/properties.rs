@@ -1,4 +1,4 @@
-//! What must hold for any input. `scripts/fuzz` looks for a counterexample with coverage as its
+//! Properties of any input. `scripts/fuzz` looks for a counterexample with coverage as its
 //! guide; the tests below look with a small generator, on stable Rust.
 //!
 //! Each function panics where its property does not hold.
@@ -13,7 +13,7 @@ use crate::compiler::properties as compiler;
 use crate::desired::{Desired, RawProfile};
 use crate::kernel;
 use crate::policy::{self, Answer, Question, advise, expectation};
-use crate::profile::{Mode, ProfileName, is_obeyed, parent, printable, quoted};
+use crate::profile::{Mode, ProfileName, is_control, parent, printable, quoted};
 use crate::rules::Rules;
 use crate::source::configmaps::decoded;
 use crate::state::State;
@@ -107,7 +107,7 @@ pub fn profiles(data: &[u8]) {
     }
 }
 
-/// The state: what is read is written the same, and a boot ends all that is counted since boot.
+/// The state: it is written as it was read, and a boot ends all counts since boot.
 pub fn state(data: &[u8]) {
     let state = match State::parse(data) {
         Ok(state) => state,
@@ -197,7 +197,7 @@ fn rules() -> Rules {
 
 /// One line that no terminal obeys.
 pub(crate) fn assert_clean(line: &str) {
-    assert!(!line.contains(is_obeyed), "{line:?}");
+    assert!(!line.contains(is_control), "{line:?}");
 }
 
 #[cfg(test)]

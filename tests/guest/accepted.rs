@@ -1,4 +1,4 @@
-//! What is accepted and what is refused, by what the kernel then holds.
+//! Accepted and refused texts, by the kernel's profiles afterwards.
 
 use std::fs;
 
@@ -73,7 +73,7 @@ fn every_valid_form_is_loaded_and_its_names_are_the_kernels() {
 }
 
 #[test]
-fn what_is_refused_never_reaches_the_kernel() {
+fn a_refused_text_never_reaches_the_kernel() {
     let long = format!("custom.{}", "x".repeat(300));
     let refused: [(&str, String, &str); 16] = [
         ("other.p", "profile other.p { file, }".into(), "prefix"),

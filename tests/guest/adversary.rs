@@ -15,7 +15,7 @@ use crate::support::{Case, Run, loaded, names_within, sh};
 
 const GOOD: &str = "custom.good";
 
-/// What the kernel holds besides what the case brought: names that are not to be there.
+/// The kernel's names besides those of the case: intruders.
 fn intruders(before: &[String]) -> Vec<String> {
     loaded()
         .into_keys()
@@ -54,27 +54,27 @@ fn assert_clean(said: &str) {
     }
 }
 
-/// That `files` are refused: exit 1, one line that holds `words`, nobody else harmed.
+/// That `files` are refused: exit 1, one line that holds `words`, no other profile harmed.
 /// Gives all that was said and recorded.
 #[track_caller]
-fn is_refused(what: &str, files: &[(&str, &str)], words: &str) -> String {
+fn is_refused(label: &str, files: &[(&str, &str)], words: &str) -> String {
     let case = Case::new();
     let before: Vec<String> = loaded().into_keys().collect();
     let (case, run) = attack_in(case, files, &["--max-compile-time", "6s"]);
-    assert_eq!(run.code, 1, "{what}: {}", run.said);
+    assert_eq!(run.code, 1, "{label}: {}", run.said);
     assert_clean(&run.said);
     let refusals: Vec<&str> = run
         .said
         .lines()
         .filter(|line| line.contains("✗ refused"))
         .collect();
-    assert_eq!(refusals.len(), 1, "{what}: {}", run.said);
-    assert!(refusals[0].contains(words), "{what}: {}", run.said);
-    assert!(is_loaded(GOOD), "{what}: the good profile is not loaded");
-    assert_eq!(intruders(&before), [""; 0], "{what}");
+    assert_eq!(refusals.len(), 1, "{label}: {}", run.said);
+    assert!(refusals[0].contains(words), "{label}: {}", run.said);
+    assert!(is_loaded(GOOD), "{label}: the good profile is not loaded");
+    assert_eq!(intruders(&before), [""; 0], "{label}");
     // The text stays refused, and the refusal costs no compiler again.
     case.pass().exits(1);
-    assert_eq!(intruders(&before), [""; 0], "{what}");
+    assert_eq!(intruders(&before), [""; 0], "{label}");
     run.said + &case.state()
 }
 
@@ -103,7 +103,7 @@ fn taking_over_the_name_of_another() {
 }
 
 #[test]
-fn names_that_are_not_what_they_seem() {
+fn misleading_names() {
     for (text, words) in [
         (
             "@{N}=docker-default\nprofile @{N} { file, }",
@@ -146,7 +146,7 @@ fn names_that_are_not_what_they_seem() {
     is_refused("a child of 10,000", &[("custom.x", &text)], "");
 }
 
-/// A child has its parent's name before its own, so it takes nobody's.
+/// A child has its parent's name before its own, so it takes no other's.
 #[test]
 fn a_child_named_like_a_sibling_is_a_child() {
     let text =
@@ -196,7 +196,7 @@ fn confining_the_host() {
 }
 
 #[test]
-fn includes_of_what_is_none_of_its_business() {
+fn includes_of_foreign_files() {
     const CANARY: &str = "canary51c9";
     sh(&format!(
         "cp -p /etc/shadow /etc/shadow.kept; echo '{CANARY} {CANARY}' > /etc/shadow; chmod 600 /etc/shadow
@@ -246,7 +246,7 @@ fn includes_of_what_is_none_of_its_business() {
 #[test]
 fn bombs() {
     let text = bomb("custom.x");
-    is_refused("compile time", &[("custom.x", &text)], "processor time");
+    is_refused("compile time", &[("custom.x", &text)], "CPU time");
     let text = format!("profile custom.x {{ file, }}\n#{}", "x".repeat(600_000));
     is_refused("size", &[("custom.x", &text)], "131072");
     // Alternations multiply before the automaton is even built.
@@ -276,7 +276,7 @@ fn bombs() {
 }
 
 #[test]
-fn too_many_files_are_no_wish_at_all() {
+fn too_many_files_are_not_an_empty_source() {
     let case = Case::new();
     case.want_simple(GOOD);
     case.pass().exits(0);
@@ -414,7 +414,7 @@ fn a_link_swapped_during_the_pass_brings_nothing_in() {
 }
 
 #[test]
-fn text_that_makes_the_compiler_print_what_a_terminal_obeys() {
+fn text_that_makes_the_compiler_print_control_characters() {
     for text in [
         "profile custom.x {\n  \u{1b}[31mred\u{1b}[0m\n}\n",
         "profile custom.x {\n  capability \u{1b}]0;owned\u{7},\n}\n",

@@ -1,4 +1,4 @@
-//! Each finding of `armorer check` on both sides of its line: what it warns of happens under the one
+//! Each finding of `armorer check` on both sides of its line: the consequence happens under the one
 //! profile, and not under the other.
 
 use std::fs;
@@ -16,7 +16,7 @@ fn is_found(case: &Case, kind: &str, text: &str) -> bool {
     run.said.contains(&format!("\"kind\": \"{kind}\""))
 }
 
-/// Runs `script` under custom.p; what it prints.
+/// Runs `script` under custom.p; its output.
 fn python(script: &str) -> String {
     let output = confined("custom.p", &["python3", "-c", script]).output();
     String::from_utf8_lossy(&output.unwrap().stdout).into_owned()
@@ -87,7 +87,7 @@ fn a_profile_in_which_nothing_is_executable() {
         ("", true),
         ("/** ix, deny /** x,", true),
         ("profile kid { /** ix, }", true),
-        // Only what abstractions/base gives, which no container has.
+        // Only the rules of abstractions/base, which no container has.
         ("owner /**/.Private/** ix,", true),
     ] {
         let text = profile("attach_disconnected", &format!("signal, {rules}"));
@@ -130,7 +130,7 @@ except OSError as error:
 }
 
 #[test]
-fn executions_lead_where_can_says_and_no_new_privs_forbids_what_check_finds() {
+fn executions_match_can_and_no_new_privs_forbids_those_that_check_reports() {
     let case = Case::new();
     sh("mkdir -p /tmp/app && cp /run/guest/busybox /tmp/app/x");
     for name in ["custom.other", "/tmp/app/x"] {

@@ -1,4 +1,4 @@
-"""Tries what AppArmor mediates: attempts.py PEER NAME... Says "NAME ok", or "NAME" and why not.
+"""Tries accesses that AppArmor mediates: attempts.py PEER NAME... Says "NAME ok", or "NAME" and why not.
 
 Each attempt has a folder /srv/NAME of its own, which `attempts.py --prepare NAME...` makes, run by an
 unconfined process in the mount namespace of the attempts. PEER is the number of an unconfined process.
@@ -24,7 +24,7 @@ PIVOT_ROOT, IO_URING_SETUP, IORING_SETUP_SQPOLL = 155, 425, 2
 # Each can be read once the rule for it is there.
 ODD = ["a b", 'quo"te', "st*r", "que?stion", "br[ack]et", "cur{l}y", "back\\slash", "car^et", "com,ma",
        "ha#sh", "@{PROC}", "größe", "par(en)", "dol$lar", "apo'strophe", "equal=s", "@at"]
-# What the names above would match as globs.
+# The names that those above would match as globs.
 BESIDE = ["stXr", "queXstion", "braet", "curly"]
 # For these there is no rule of one clean line.
 UNCLEAN = [b"new\nline", b"\xff", b"space "]

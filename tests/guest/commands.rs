@@ -1,4 +1,4 @@
-//! The other commands, and what keeps a pass from running.
+//! The other commands, and the obstacles to a pass.
 
 use std::fs;
 use std::path::Path;
@@ -35,7 +35,7 @@ fn restore_loads_without_source_network_or_compiler() {
     case.want_simple("custom.q");
     let unchanged = revision();
     case.pass().exits(0);
-    assert_eq!(revision(), unchanged, "what was restored needs no load");
+    assert_eq!(revision(), unchanged, "a restored profile needs no load");
 }
 
 #[test]
@@ -44,14 +44,14 @@ fn restore_does_not_load_damaged_policy_and_the_next_pass_mends_it() {
     case.want_simple("custom.p");
     case.want_simple("custom.q");
     case.pass().exits(0);
-    let wanted = compile(&simple("custom.p", "secret"));
+    let expected = compile(&simple("custom.p", "secret"));
     remove("custom.p");
     remove("custom.q");
     for entry in fs::read_dir(case.dir.join("state/policy"))
         .unwrap()
         .flatten()
     {
-        if fs::read(entry.path()).unwrap() == wanted {
+        if fs::read(entry.path()).unwrap() == expected {
             fs::write(entry.path(), compile("profile custom.p { file, signal, }")).unwrap();
         }
     }
@@ -61,11 +61,11 @@ fn restore_does_not_load_damaged_policy_and_the_next_pass_mends_it() {
         [false, true]
     );
     case.pass().exits(0);
-    assert_eq!(raw_data("custom.p").unwrap(), wanted);
+    assert_eq!(raw_data("custom.p").unwrap(), expected);
 }
 
 #[test]
-fn remove_takes_what_the_set_owns_and_nobody_uses() {
+fn remove_removes_owned_and_unused_profiles() {
     let case = Case::new();
     case.want_simple("custom.p");
     case.want_simple("custom.q");
@@ -176,8 +176,8 @@ fn without_securityfs_or_right_nothing_is_touched() {
         before,
         "MAC_ADMIN",
     );
-    let nobody = with(&["--reuid=65534", "--regid=65534", "--clear-groups"]);
-    could_not_run(&case, nobody, before, "MAC_ADMIN");
+    let unprivileged = with(&["--reuid=65534", "--regid=65534", "--clear-groups"]);
+    could_not_run(&case, unprivileged, before, "MAC_ADMIN");
 
     let mut user = Command::new("unshare");
     user.args(["--user", "--map-root-user", &binary, "reconcile"]);
@@ -218,7 +218,7 @@ fn a_profile_that_denies_securityfs_is_named_and_another_mount_helps() {
 }
 
 #[test]
-fn plan_changes_nothing_and_tells_what_a_pass_would_do() {
+fn plan_changes_nothing_and_predicts_the_pass() {
     let case = Case::new();
     case.want_simple("custom.p");
     case.want("custom.bad", "nonsense");
@@ -302,6 +302,6 @@ fn wait_under_a_profile_that_denies_the_question_fails_closed() {
         command.args(["--timeout", "0s"]);
         run(command)
     };
-    ask("custom.p").exits(3).says("cannot ask the kernel");
+    ask("custom.p").exits(3).says("cannot query the kernel");
     kernel::remove("custom.deaf");
 }

@@ -1,4 +1,4 @@
-//! The compiler's cage: what a running compiler has, by the kernel's word, and what it can reach.
+//! The compiler's cage: the rights of a running compiler, by the kernel's word, and its reach.
 
 use std::fs;
 use std::os::linux::net::SocketAddrExt as _;
@@ -125,7 +125,7 @@ fn a_running_compiler_has_nothing_to_give_away() {
     let output = pass.wait_with_output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{said}");
-    assert!(said.contains("more than 8s of processor time"), "{said}");
+    assert!(said.contains("more than 8s of CPU time"), "{said}");
     assert!(!said.contains("canary"));
     assert!(compilers().is_empty());
     assert!(!is_loaded("custom.bomb"));
@@ -257,5 +257,29 @@ fn a_linked_base_folder_is_readable_in_the_cage() {
     );
     case.armorer(&["reconcile", "--base", base.to_str().unwrap()])
         .exits(0);
+    assert!(is_loaded("custom.p"));
+}
+
+/// A control group without a process left.
+#[test]
+fn a_compiler_that_cannot_be_started_is_the_nodes_failure() {
+    const FEW: &str = "mkdir -p /tmp/few && mount -t cgroup2 none /tmp/few
+        echo +pids >/tmp/few/cgroup.subtree_control
+        mkdir -p /tmp/few/one && echo 1 >/tmp/few/one/pids.max
+        echo $$ >/tmp/few/one/cgroup.procs
+        exec \"$TESTED_BINARY\" reconcile";
+    let case = Case::new();
+    case.want_simple("custom.p");
+    let mut command = Command::new("sh");
+    command.args(["-ec", FEW]);
+    for (name, value) in case.command(&[]).get_envs() {
+        command.env(name, value.unwrap());
+    }
+    crate::support::run(command)
+        .exits(1)
+        .says("✗ failed")
+        .says("the next pass");
+    sh("umount /tmp/few");
+    case.pass().exits(0);
     assert!(is_loaded("custom.p"));
 }

@@ -25,7 +25,7 @@ fn is_deferred(kind: &str, text: &str) {
     case.pass().exits(0);
     let held = hold(kind, "custom.p");
     let before: Vec<String> = holders();
-    assert!(!before.is_empty(), "{kind}: nobody holds custom.p");
+    assert!(!before.is_empty(), "{kind}: no process holds custom.p");
     case.unwant("custom.p");
     for _ in 0..2 {
         case.pass().exits(0);
@@ -292,7 +292,7 @@ fn a_reboot_starts_the_clock_anew() {
     case.unwant("custom.p");
     pass_after(&case, "3s");
     sleep(Duration::from_secs(4));
-    // Another boot: what was owned is nobody's, and is owned again only by proof.
+    // Another boot: no set owns the profiles, and each is owned again only by proof.
     let id = case.dir.join("boot_id");
     fs::write(&id, "11111111-2222-3333-4444-555555555555\n").unwrap();
     sh(&format!(

@@ -1,4 +1,4 @@
-//! What the kernel denies real processes, as `armorer denials` reads it out of each log of the node,
+//! The kernel's denials of real processes, as `armorer denials` reads them from each log of the node,
 //! and whether the rules that it proposes allow just that.
 
 use std::collections::BTreeSet;
@@ -17,7 +17,7 @@ use crate::support::{confined, hold, sh};
 
 const FEATURES: &str = "/sys/kernel/security/apparmor/features";
 
-/// What Python needs, and the capabilities that files and processes of others ask for.
+/// Python's rules, and the capabilities for other users' files and processes.
 const BASE: &str = "
   /usr/** rmix, /lib/** rmix, /lib64/** rmix, /etc/ld.so.cache r, /job/{,**} r, /dev/** rw, / r,
   /proc/** r, /proc/*/attr/** w,
@@ -64,7 +64,7 @@ fn kernel_log() -> String {
     sh("dmesg")
 }
 
-/// What armorer reads in `log` of custom.denied, as JSON.
+/// The denials of custom.denied in `log`, as armorer's JSON.
 #[track_caller]
 fn read(log: &str) -> Value {
     read_of("custom.denied", log)
@@ -123,7 +123,7 @@ fn attempt(names: &[String], peer: u32) -> Vec<String> {
 }
 
 #[test]
-fn proposed_rules_allow_what_was_denied_and_nothing_beside_it() {
+fn proposed_rules_allow_the_denied_access_and_no_other() {
     let _log = alone();
     // Outlives the signals that it is sent.
     let script = "trap '' RTMIN+3; exec sleep 1000";
@@ -195,7 +195,7 @@ fn oracle_agrees(log: &str) {
 }
 
 #[test]
-fn what_others_may_not_do_to_it() {
+fn denials_of_accesses_by_others() {
     let _log = alone();
     sh("echo 'profile custom.tracer { file, signal, ptrace, capability, }' | apparmor_parser -qrK");
     let try_both = |pid: u32| {
@@ -292,7 +292,7 @@ fn the_kernel_says_when_it_prints_no_more() {
 }
 
 /// Three denials: in the kernel's log and the journal, and then, once auditd runs, in its log alone.
-/// What auditd logs of `deed` in this format.
+/// The log of auditd about `deed` in this format.
 fn audit_log(format: &str, deed: &dyn Fn()) -> String {
     let _ = fs::remove_file("/var/log/audit/audit.log");
     sh(&format!(
@@ -334,7 +334,7 @@ fn every_log_of_the_node_says_the_same() {
         });
         lines.unzip::<_, _, Vec<String>, Vec<String>>()
     };
-    // What the journal reads of the kernel's log is older than it.
+    // The journal's part of the kernel's log is older than it.
     fs::create_dir_all("/run/systemd").unwrap();
     fs::write(
         "/etc/systemd/journald.conf",

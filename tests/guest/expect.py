@@ -1,4 +1,4 @@
-"""Tries under profile NAME what the lines of FILE expect: expect.py NAME FILE. Prints what is not so.
+"""Tries the expectations in FILE under profile NAME: expect.py NAME FILE. Prints those that fail.
 
 The lines are those of `armorer can --expect`. A socket, a capability or a file is tried by a child that
 enters the profile; a signal is sent to it from a process under the profile that the line names.

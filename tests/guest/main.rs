@@ -1,6 +1,6 @@
 //! The eight promises, on a real kernel: run as root in a throwaway virtual machine by
-//! `tests/guest/run`. What is asserted is what the kernel says and what a confined process can
-//! do; of armorer itself only the exit code, and that it says something.
+//! `tests/guest/run`. The assertions are about the kernel's answers and a confined process'
+//! accesses; of armorer itself only the exit code, and that it reports something.
 
 mod accepted;
 mod adversary;

@@ -1,5 +1,5 @@
-//! Promises 2, 3 and 4: it touches only what it owns, repairs it, and one bad profile harms
-//! nobody else.
+//! Promises 2, 3 and 4: armorer touches only its own profiles, repairs them, and one bad profile harms
+//! no other.
 
 use std::fs;
 
@@ -9,7 +9,7 @@ use crate::support::{
 };
 
 #[test]
-fn what_is_loaded_is_what_was_compiled() {
+fn the_loaded_policy_is_the_compiled_one() {
     let case = Case::new();
     case.want_simple("custom.p");
     case.pass().exits(0);
@@ -38,7 +38,7 @@ fn an_edit_reaches_the_running_process() {
 }
 
 #[test]
-fn somebody_elses_profile_of_the_same_name_is_a_conflict() {
+fn another_programs_profile_of_the_same_name_is_a_conflict() {
     let case = Case::new();
     let theirs = compile("profile custom.p { file, signal, }");
     replace(&theirs);
@@ -54,7 +54,7 @@ fn somebody_elses_profile_of_the_same_name_is_a_conflict() {
     assert_eq!(
         raw_data("custom.p").unwrap(),
         theirs,
-        "removed what was never owned"
+        "removed a profile that was never owned"
     );
 }
 
@@ -166,20 +166,20 @@ fn an_empty_source_removes_nothing_without_a_word() {
 }
 
 #[test]
-fn what_somebody_removes_replaces_or_sets_to_complain_is_repaired() {
+fn a_profile_that_is_removed_replaced_or_set_to_complain_is_repaired() {
     let case = Case::new();
     case.want_simple("custom.p");
     case.want_simple("custom.q");
     case.pass().exits(0);
-    let wanted = raw_data("custom.p").unwrap();
+    let expected = raw_data("custom.p").unwrap();
 
     remove("custom.p");
     case.pass().exits(0);
-    assert_eq!(raw_data("custom.p").unwrap(), wanted);
+    assert_eq!(raw_data("custom.p").unwrap(), expected);
 
     replace(&compile("profile custom.p { file, signal, }"));
     case.pass().exits(0);
-    assert_eq!(raw_data("custom.p").unwrap(), wanted);
+    assert_eq!(raw_data("custom.p").unwrap(), expected);
 
     replace(&kernel::compile_with(
         &simple("custom.p", "secret"),
@@ -188,7 +188,7 @@ fn what_somebody_removes_replaces_or_sets_to_complain_is_repaired() {
     assert_eq!(loaded()["custom.p"], "complain");
     case.pass().exits(0);
     assert_eq!(loaded()["custom.p"], "enforce");
-    assert_eq!(raw_data("custom.p").unwrap(), wanted);
+    assert_eq!(raw_data("custom.p").unwrap(), expected);
 }
 
 #[test]
@@ -217,7 +217,7 @@ fn after_three_repairs_it_is_contested() {
 }
 
 #[test]
-fn one_bad_profile_among_twenty_harms_nobody_else() {
+fn one_bad_profile_among_twenty_harms_no_other() {
     let case = Case::new();
     for n in 0..20 {
         case.want_simple(&format!("custom.p{n:02}"));
@@ -245,7 +245,7 @@ fn one_bad_profile_among_twenty_harms_nobody_else() {
         "its last good version stays"
     );
 
-    // Its last good version also comes back when somebody removes it.
+    // Its last good version also comes back when another program removes it.
     remove("custom.p07");
     case.pass().exits(1);
     assert!(!can_write("custom.p07", "/tmp/secret"));
@@ -302,7 +302,7 @@ fn during_the_compile(case: &Case, meanwhile: impl FnOnce()) -> std::process::Ou
 fn a_name_that_another_program_loads_during_the_compile_is_a_conflict() {
     let case = Case::new();
     let theirs = compile("profile custom.p { file, signal, }");
-    case.want("custom.p", &slow("custom.p", 10));
+    case.want("custom.p", &slow("custom.p", 7));
     let output = during_the_compile(&case, || replace(&theirs));
     assert_eq!(output.status.code(), Some(1), "{output:?}");
     assert_eq!(raw_data("custom.p").unwrap(), theirs, "overwritten");
@@ -321,7 +321,7 @@ fn a_profile_that_another_program_replaces_during_the_compile_is_not_overwritten
     case.want_simple("custom.p");
     case.pass().exits(0);
     let theirs = compile("profile custom.p { file, signal, }");
-    case.want("custom.p", &slow("custom.p", 10));
+    case.want("custom.p", &slow("custom.p", 7));
     let output = during_the_compile(&case, || replace(&theirs));
     assert_eq!(output.status.code(), Some(1), "{output:?}");
     assert_eq!(raw_data("custom.p").unwrap(), theirs);
@@ -330,7 +330,7 @@ fn a_profile_that_another_program_replaces_during_the_compile_is_not_overwritten
     assert_ne!(raw_data("custom.p").unwrap(), theirs, "not repaired");
 }
 
-/// A claim is what a killed pass leaves.
+/// A killed pass leaves a claim.
 #[test]
 fn a_claim_owns_no_profile_that_another_program_loaded_later() {
     let case = Case::new();

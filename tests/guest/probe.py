@@ -1,4 +1,4 @@
-"""Tries accesses under AppArmor profiles, and says what the kernel made of each.
+"""Tries accesses under AppArmor profiles, and reports the kernel's answer to each.
 
 Reads a line of standard input at a time, and answers with a line: `profile NAME` starts a process
 that is confined by NAME; any other line is a question as `armorer can` takes it, which that process
@@ -48,7 +48,7 @@ def raise_limit():
     resource.setrlimit(resource.RLIMIT_CORE, (0, 1))
 
 
-# What fails with EPERM (nice: EACCES) without the capability, and does no harm with it.
+# Calls that fail with EPERM (nice: EACCES) without the capability, and do no harm with it.
 CAPABILITIES = {
     "chown": lambda: os.fchown(os.pipe()[0], 1234, -1),
     "setuid": lambda: os.setresuid(1234, 1234, 1234),
@@ -77,7 +77,7 @@ def opened(path, flags, then=lambda fd: None):
 
 
 def opened_to_read(path, then):
-    """`then` alone is what is tried."""
+    """Only `then` is tried."""
     try:
         fd = os.open(path, os.O_RDONLY)
     except PermissionError:
@@ -161,7 +161,7 @@ def trace(access, pid):
 
 
 def attempt(words):
-    """What the process that calls this finds."""
+    """The findings of the calling process."""
     match words:
         case ["kill", pid, number]:
             return verdict(lambda: os.kill(int(pid), int(number)))

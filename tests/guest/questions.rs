@@ -1,4 +1,4 @@
-//! `armorer can` against the kernel: what a confined process can do is what the policy says. The texts
+//! `armorer can` against the kernel: its answers match a confined process' accesses. The texts
 //! and questions are drawn at random: GUEST_SEED repeats a run, POLICIES says how many texts.
 
 use std::collections::BTreeMap;
@@ -121,7 +121,7 @@ fn file_rule(random: &mut Random) -> String {
     format!("{}{folder}/{name} {permissions},", qualifiers.concat())
 }
 
-/// Only such as the kernel allows whatever profiles there are.
+/// Only accesses that the kernel allows without profiles.
 fn program_rule(random: &mut Random, path: &str) -> String {
     let transition = random.one(&[
         "ix",
@@ -263,7 +263,7 @@ fn question(random: &mut Random, paths: &[String]) -> (String, String) {
         5 => file("append", path),
         6 | 7 | PROGRAM => file("exec", path),
         9 => {
-            // What one creates is one's own.
+            // A created file is the process' own.
             let path = new_path(random);
             (format!("create {path}"), format!("owner create {path}"))
         }
@@ -344,7 +344,7 @@ fn number(name: &str) -> Option<u64> {
 }
 
 #[test]
-fn the_kernel_does_what_can_says() {
+fn the_kernel_agrees_with_can() {
     let case = Case::new();
     let seed = number("GUEST_SEED").unwrap_or(17);
     let policies = number("POLICIES").unwrap_or(30);
@@ -406,7 +406,7 @@ fn count(counts: &mut Counts, lines: &[String]) {
     }
 }
 
-/// Has armorer answer what the kernel was asked; the lines on which they differ.
+/// Asks armorer the kernel's questions; the lines on which they differ.
 fn compare(case: &Case, text: &str, lines: &[String]) -> Vec<String> {
     let [file, list] = ["text", "list"].map(|name| case.dir.join(name));
     fs::write(&file, text).unwrap();

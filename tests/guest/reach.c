@@ -1,4 +1,4 @@
-/* In place of the compiler: says on stderr what it can reach, and fails. */
+/* In place of the compiler: reports its reach on stderr, and fails. */
 #include <dirent.h>
 #include <fcntl.h>
 #include <stddef.h>

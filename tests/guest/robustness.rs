@@ -53,7 +53,7 @@ fn publish(volume: &Path, generation: &str, names: &[String], pauses: &mut Pause
 /// One pass while the folder behind `..data` is swapped one to four times. GUEST_SEEDS sets the number of
 /// seeds, GUEST_SEED asks for one of them again.
 #[test]
-fn a_mount_swapped_while_it_is_read_never_loses_a_wanted_profile() {
+fn a_mount_swapped_while_it_is_read_never_loses_a_desired_profile() {
     let number = |name: &str| std::env::var(name).ok().map(|text| text.parse().unwrap());
     let case = Case::new();
     let names: Vec<String> = (0..4).map(|n| format!("custom.p{n}")).collect();
@@ -100,7 +100,7 @@ fn a_mount_swapped_while_it_is_read_never_loses_a_wanted_profile() {
 }
 
 #[test]
-fn a_source_that_is_gone_or_unreadable_is_no_empty_wish() {
+fn a_missing_or_unreadable_source_is_not_an_empty_one() {
     let case = Case::new();
     case.want_simple("custom.p");
     case.pass().exits(0);

@@ -1,4 +1,4 @@
-//! The sample profiles, on a real kernel: what the file of expectations beside each says, and what
+//! The sample profiles, on a real kernel: the expectations beside each, and those
 //! bubblewrap can do under those that are for it.
 
 use std::fs;
@@ -21,7 +21,7 @@ fn loaded() -> Case {
 }
 
 #[test]
-fn each_sample_does_what_is_expected_of_it() {
+fn each_sample_meets_its_expectations() {
     let case = loaded();
     // Those who send signals, and files that the lines name.
     sh("for name in runc crun custom.another; do

@@ -1,4 +1,4 @@
-//! Rules that this kernel does not enforce: what a confined process can do, and where it is said.
+//! Rules that this kernel does not enforce: their effect on a confined process, and the reports.
 
 use std::fs;
 

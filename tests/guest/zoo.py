@@ -90,7 +90,7 @@ elif kind == "stack":
     ready()
     wait()
 elif kind == "null":
-    # Complain mode puts what executes without a rule under a learning child.
+    # Complain mode puts an execution without a rule under a learning child.
     again("execute", profile)
 elif kind == "execute":
     os.execv("/bin/sh", ["/bin/sh", "-c", "echo ready; read -r forever"])

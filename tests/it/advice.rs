@@ -88,7 +88,7 @@ fn many_profiles_in_one_text_are_one_finding_a_kind() {
 }
 
 #[test]
-fn rules_that_a_kernel_does_not_enforce_are_told_by_class() {
+fn unenforced_rules_are_reported_by_class() {
     let text = CLEAN.replacen("signal,", "signal,\n  deny dbus,", 1);
     let node = node(&text);
     let run = check(&node, &["custom.a"]).assert(0);
@@ -107,7 +107,7 @@ fn rules_that_a_kernel_does_not_enforce_are_told_by_class() {
     run.line(&["dbus rules are not enforced", "abi lacks"]);
     node.write("base/abi/3.0", node.read("with-dbus"));
     check(&node, &["custom.a", "--features", "with-dbus"]).lacks("dbus rules");
-    // Two kernels: each that lacks the class is told of.
+    // Two kernels: each that lacks the class is reported.
     let run = check(
         &node,
         &[
@@ -125,7 +125,7 @@ fn rules_that_a_kernel_does_not_enforce_are_told_by_class() {
 }
 
 #[test]
-fn a_pass_tells_of_them_and_remembers() {
+fn a_pass_reports_unenforced_rules_and_records_them() {
     let node = Node::new();
     let text = "profile custom.a {\n  file,\n  deny dbus,\n}\n";
     node.put_loaded("custom.a", text);
@@ -205,7 +205,7 @@ data:
 }
 
 #[test]
-fn a_workflow_is_told_when_check_could_not_run() {
+fn a_workflow_gets_an_annotation_when_check_could_not_run() {
     let node = node(CLEAN);
     let run = check(&node, &["gone", "--output", "github"]).assert(3);
     run.line(&["::error title=armorer::", "gone does not exist"]);

@@ -1,4 +1,4 @@
-//! `can`: what a profile allows, by its compiled policy. That the kernel answers alike is tested on one
+//! `can`: a profile's permissions, by its compiled policy. That the kernel answers alike is tested on one
 //! (tests/guest).
 
 use harness::{Node, Run};
@@ -92,8 +92,8 @@ fn a_list_of_expected_answers_names_each_line_that_differs() {
 fn a_name_stands_for_the_policy_that_was_loaded() {
     let node = Node::settled(&["custom.b"]);
     can(&node, "custom.b read /etc/hosts").assert(0);
-    can(&node, "custom.c read /etc/hosts").fails(2, &["custom.c", "no file", "state"]);
-    can(&node, "custom.b#kid read /x").fails(2, &["custom.b", "after #"]);
+    can(&node, "custom.c read /etc/hosts").fails(2, &["custom.c", "neither a file", "state"]);
+    can(&node, "custom.b#kid read /x").fails(2, &["custom.b", "append #"]);
 }
 
 #[test]

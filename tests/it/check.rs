@@ -29,7 +29,7 @@ fn findings_are_lines_that_an_editor_can_follow() {
     let shown = run.stdout().replace(&node.arg(""), "");
     let findings: Vec<&str> = shown.lines().take(2).collect();
     assert_snapshot!(findings.join("\n"), @r#"
-    p/custom.bad:2: error: there is no rule bogus
+    p/custom.bad:2: error: unknown rule bogus
     p/custom.name: error: "other" does not start with the prefix "custom."
     "#);
 }
@@ -40,7 +40,7 @@ fn findings_are_annotations_of_a_workflow() {
     let run = node.run(&["check", "p", "--output", "github"]).assert(1);
     let shown = run.stdout().replace(&node.arg(""), "");
     assert_snapshot!(shown, @r#"
-    ::error file=p/custom.bad,line=2,title=armorer::there is no rule bogus
+    ::error file=p/custom.bad,line=2,title=armorer::unknown rule bogus
     ::error file=p/custom.name,title=armorer::"other" does not start with the prefix "custom."
     "#);
 }
@@ -110,4 +110,24 @@ fn no_kernel_is_needed() {
         "/nowhere",
     ];
     run(&[&["check", good.as_str()], &nowhere[..]].concat()).assert(0);
+}
+
+#[test]
+fn a_file_or_key_that_is_passed_over_is_a_warning() {
+    let node = Node::new();
+    node.write("p/custom.a", profile("custom.a"));
+    node.write("p/custom.web.orig", profile("custom.web"));
+    node.run(&["check", "p"]).assert(0).line(&[
+        "p/custom.web.orig",
+        "warning",
+        "skipped",
+        "rename",
+    ]);
+    node.write(
+        "map.yaml",
+        "kind: ConfigMap\ndata:\n  custom.web.orig: |\n    profile custom.web.orig { file, }\n  custom.a: |\n    profile custom.a { file, }\n",
+    );
+    let run = node.run(&["check", "map.yaml"]).assert(0);
+    run.line(&["map.yaml", "custom.web.orig is skipped"]);
+    run.line(&["1 checked"]);
 }

@@ -1,5 +1,5 @@
-//! Compilers that misbehave, and what of that is held against a text. In the compiler's place runs a
-//! program that does what the text says (tests/harness/src/compiler.c).
+//! Compilers that misbehave, and the failures that count against a text. In the compiler's place runs a
+//! program that obeys the text (tests/harness/src/compiler.c).
 
 use std::time::{Duration, Instant};
 
@@ -122,7 +122,7 @@ fn a_text_that_takes_too_much_processor_time_is_refused_until_it_changes() {
     run.line(&[
         "✗ refused",
         "custom.a",
-        "1s of processor time",
+        "1s of CPU time",
         "--max-compile-time",
     ]);
     assert_eq!(stage.node.set()["problems"]["custom.a"]["reason"], "cost");
@@ -258,7 +258,7 @@ fn a_text_that_had_no_turn_is_compiled_by_the_next_pass() {
     let good = stage.node.compile(&profile("custom.good"), &[]);
     stage.node.write("base/good", &good);
     let first = stage.pass(&["--jobs", "1", "--deadline", "1s"]).assert(1);
-    first.line(&["✗ failed", "custom.good", "before its turn"]);
+    first.line(&["✗ failed", "custom.good", "before the pass' deadline"]);
     stage.node.assert_untouched();
     let second = stage.pass(&["--jobs", "1", "--deadline", "3s"]).assert(1);
     second.line(&["+ load", "custom.good"]);

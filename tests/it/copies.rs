@@ -1,6 +1,6 @@
 //! Readable copies of the loaded texts, beside the files of others.
 
-use harness::{Node, profile};
+use harness::{Node, Run, profile};
 
 const COPY: [&str; 2] = ["--copy-to", "/copies"];
 
@@ -35,7 +35,7 @@ fn files_of_others_are_left_alone_and_named() {
     node.link("../target", "copies/custom.b");
     let run = node.reconcile(&COPY).assert(0);
     run.line(&["warning", "copies/custom.a", "another program"]);
-    run.line(&["warning", "copies/custom.b", "no regular file"]);
+    run.line(&["warning", "copies/custom.b", "not a regular file"]);
     assert_eq!(node.read("copies/custom.a"), "theirs");
     assert_eq!(node.read("target"), "theirs");
 }
@@ -62,7 +62,7 @@ fn a_folder_that_cannot_be_made_is_a_warning() {
 }
 
 #[test]
-fn what_a_killed_pass_left_goes_and_no_other_file() {
+fn leftovers_of_a_killed_pass_are_removed_and_no_other_file() {
     let node = Node::with(&["custom.a"]);
     for left in ["copies/custom.a.0123abcd.tmp", "metrics.prom.0123abcd.tmp"] {
         node.write(left, "half");
@@ -90,4 +90,22 @@ fn the_longest_name_has_a_copy() {
     let node = Node::with(&[&name]);
     node.reconcile(&COPY).assert(0);
     assert_eq!(node.read(&format!("copies/{name}")), profile(&name));
+}
+
+#[test]
+fn what_another_program_puts_in_the_place_of_a_copy_hangs_no_pass() {
+    for plant in ["mkfifo copies/custom.a", "ln -s /dev/zero copies/custom.a"] {
+        let node = Node::settled(&["custom.a"]);
+        node.reconcile(&COPY).assert(0);
+        node.remove("copies/custom.a");
+        let mut shell = std::process::Command::new("sh");
+        let planted = shell
+            .args(["-c", plant])
+            .current_dir(node.path(""))
+            .status();
+        assert!(planted.unwrap().success());
+        let pass = [&["reconcile", "profiles"], &COPY[..]].concat();
+        let run = Run::of(&mut node.under(&["timeout", "60"], &pass)).assert(0);
+        run.line(&["warning", "copies/custom.a", "no regular file"]);
+    }
 }

@@ -1,4 +1,4 @@
-//! `wait`: the gate. What the kernel answers without any right is tested on one (tests/guest).
+//! `wait`: the gate. The kernel's answers without privileges are tested on one (tests/guest).
 
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -63,7 +63,11 @@ fn a_misspelt_variable_is_a_warning_that_stops_no_pod() {
     let run = node
         .run_with(&wait, &[("ARMORER_TIMEOUTS", "1s")])
         .assert(0);
-    run.line(&["warning", "ARMORER_TIMEOUTS", "ARMORER_TIMEOUT meant"]);
+    run.line(&[
+        "warning",
+        "ARMORER_TIMEOUTS",
+        "did you mean ARMORER_TIMEOUT?",
+    ]);
 }
 
 /// `wait --from self` as user 65534, with the attribute file that the shell `script` makes in `$attribute`.
@@ -95,7 +99,7 @@ fn an_attribute_file_that_cannot_be_opened_keeps_the_gate_shut() {
     ] {
         asked_with(denied).fails(
             3,
-            &["cannot ask the kernel", "RuntimeDefault", "--from kernel"],
+            &["cannot query the kernel", "RuntimeDefault", "--from kernel"],
         );
     }
 }

@@ -74,7 +74,7 @@ fn a_file_that_others_may_not_read_is_refused_and_accepted_once_they_may() {
     let node = node();
     node.write("base/local/x", "deny /srv/** w,\n");
     node.set_mode("base/local/x", 0o600);
-    assert_refused(&node, &["readable for everybody"]);
+    assert_refused(&node, &["readable for all users"]);
     node.set_mode("base/local/x", 0o644);
     let run = node.plan(&[]).assert(0);
     run.line(&["~ replace", "custom.a", "changed"]);
@@ -98,5 +98,5 @@ fn a_link_out_of_the_base_folder_is_refused() {
     node.write("elsewhere", "deny /srv/** w,\n");
     node.folder("base/local");
     node.link("../../elsewhere", "base/local/x");
-    assert_refused(&node, &["out of the base folder"]);
+    assert_refused(&node, &["outside the base folder"]);
 }

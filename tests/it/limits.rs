@@ -127,3 +127,30 @@ fn a_text_of_the_largest_size_fits_the_least_share_of_memory() {
     node.put("custom.large", text);
     node.plan(&CROWDED).assert(0);
 }
+
+/// Each path of a line without an end runs on as far as a path may.
+#[test]
+fn paths_that_run_into_each_other_fill_no_state() {
+    let node = Node::with(&["custom.good"]);
+    for n in 0..3 {
+        let includes = (0..2100).map(|m| format!("include <{n}_{m} "));
+        node.put(&format!("custom.{n}"), includes.collect::<String>() + "\n");
+    }
+    let run = node.reconcile(&[]).assert(1);
+    run.line(&["1 profile in force", "3 refused"]);
+    let state = node.path("var/lib/armorer/state.json");
+    let size = state.metadata().unwrap().len();
+    assert!(size < 1 << 20, "the state has {size} bytes");
+}
+
+#[test]
+fn many_files_that_are_passed_over_are_a_few_words() {
+    let node = Node::with(&["custom.a"]);
+    for n in 0..1000 {
+        node.put(&format!("custom.{n}~"), "");
+    }
+    node.loop_pass("one", &[]).assert(0);
+    let run = node.probe("ready", &[]).assert(0);
+    run.line(&["custom.0~ is skipped", "997 more files"]);
+    assert!(node.read("var/lib/armorer/status.json").len() < 4096);
+}

@@ -1,4 +1,4 @@
-//! Only what a set owns is touched: sets, boots, claims of killed passes, other programs' policy.
+//! Only a set's own profiles are touched: sets, boots, claims of killed passes, other programs' policy.
 
 use harness::{Background, Node, deeds, profile, until};
 use serde_json::json;
@@ -15,7 +15,7 @@ fn a_loaded_profile_of_another_program_is_a_conflict_and_stays() {
     node.load("custom.a", THEIRS);
     let run = node.reconcile(&[]).assert(1);
     run.line(&["! conflict", "custom.a", "--adopt 'custom.a'"]);
-    // Nor is it removed, wanted or not.
+    // Nor is it removed, desired or not.
     node.take_out("custom.a");
     node.reconcile(&[&NOW[..], &["--allow-empty", "--take-over"]].concat())
         .assert(0);
@@ -75,7 +75,7 @@ fn two_sets_do_not_touch_each_other() {
     assert_eq!(node.removed(), "custom.a");
 }
 
-/// Ownership is the state's: of two with equal texts, both own, and each repairs what the other changes.
+/// Ownership is the state's: of two with equal texts, both own, and each repairs the other's changes.
 #[test]
 fn two_state_folders_own_a_profile_of_equal_contents_both() {
     let node = Node::settled(&["custom.a"]);
@@ -90,7 +90,7 @@ fn two_state_folders_own_a_profile_of_equal_contents_both() {
         .line(&["+ load", "custom.a", "another program"]);
 }
 
-/// What a pass that was killed before its write leaves in the state.
+/// The state after a pass that was killed before its write.
 fn claim(node: &Node, name: &str, kind: &str) {
     let policy = hex::encode(<sha2::Sha256 as sha2::Digest>::digest(
         node.compile(&profile(name), &[]),
@@ -120,7 +120,7 @@ fn the_claim_of_a_killed_pass_owns_nothing_that_another_program_loaded_since() {
 }
 
 #[test]
-fn the_claim_of_a_killed_pass_owns_what_that_pass_loaded() {
+fn the_claim_of_a_killed_pass_owns_the_profiles_that_it_loaded() {
     let node = Node::settled(&["custom.b"]);
     claim(&node, "custom.a", "load");
     node.load("custom.a", &profile("custom.a"));

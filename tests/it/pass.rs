@@ -1,10 +1,10 @@
-//! A pass: what it writes where, what it logs, and what it reports.
+//! A pass: its writes, its log and its reports.
 
 use harness::{BOOT, Node, assert_plain, profile};
 use serde_json::json;
 
 #[test]
-fn what_is_loaded_already_is_owned_by_its_contents() {
+fn a_loaded_profile_is_owned_by_its_contents() {
     let node = Node::with(&["custom.a", "custom.b"]);
     let run = node.reconcile(&[]).assert(0);
     assert_eq!(run.stdout(), "");
@@ -35,7 +35,7 @@ fn a_pass_that_changes_nothing_writes_the_status_only_and_logs_a_line() {
 }
 
 #[test]
-fn a_new_profile_goes_to_the_kernel_in_one_write_of_what_the_compiler_made() {
+fn a_new_profile_goes_to_the_kernel_in_one_write_of_the_compilers_output() {
     let node = Node::new();
     node.put("custom.a", profile("custom.a"));
     let run = node.reconcile(&[]).assert(1);
@@ -100,7 +100,7 @@ fn changes_of_other_programs_are_undone_and_reported() {
         "+ load",
         "custom.a",
         "unloaded",
-        "unconfined until they are restarted",
+        "unconfined until restarted",
     ]);
     run.line(&["~ replace", "custom.b", "replaced"]);
     run.line(&["~ replace", "custom.c", "complain"]);

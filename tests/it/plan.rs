@@ -51,14 +51,14 @@ fn each_line_has_sign_kind_profile_and_reason_and_the_total_counts_them() {
             None => line.to_owned(),
         });
     assert_snapshot!(lines.collect::<Vec<_>>().join("\n"), @r#"
-    ✗ refused   custom.bad: line 2: there is no rule bogus
+    ✗ refused   custom.bad: line 2: unknown rule bogus
     ~ replace   custom.changed: changed
     … deferred  custom.deferred: in use by 1 process (77 sh)
     - remove    custom.gone: unwanted for TIME and unused
-    ! contested custom.kept: another program unloaded it: processes that it confined stay unconfined until they are restarted, 3 times within 10m: find the program that loads custom.kept, and stop it
+    ! contested custom.kept: another program unloaded it: processes that it confined stay unconfined until restarted, 3 times within 10m: find the program that loads custom.kept, and stop it
     + load      custom.new: new
     = own       custom.own: already loaded with the desired contents
-    + load      custom.repaired: another program unloaded it: processes that it confined stay unconfined until they are restarted
+    + load      custom.repaired: another program unloaded it: processes that it confined stay unconfined until restarted
     ! conflict  custom.theirs is loaded by another program with other contents: rename yours, or take it over with --adopt 'custom.theirs'
     2 to load, 1 to replace, 1 own, 1 to remove, 1 deferred, 1 conflict, 1 contested, 1 refused
     "#);

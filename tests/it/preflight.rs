@@ -83,7 +83,7 @@ fn where_the_kernel_cannot_be_written() {
 fn without_a_boot() {
     let node = Node::with(&["custom.a"]);
     node.remove("proc/sys/kernel/random/boot_id");
-    node.reconcile(&[]).fails(3, &["the boot's id", "--proc"]);
+    node.reconcile(&[]).fails(3, &["the boot ID", "--proc"]);
     node.plan(&[]).fails(3, &["--proc"]);
     node.probe("ready", &[]).fails(3, &["--proc"]);
 }

@@ -1,5 +1,5 @@
-//! Readiness: this loop's last pass read its sources, and what is desired is in force or refused for its
-//! text. Probes, status, and what they say of a node that cannot keep that.
+//! Readiness: this loop's last pass read its sources, and desired profiles are in force or refused for their
+//! text. Probes and status, and their messages on a node that is not ready.
 
 use harness::{Node, deeds, profile};
 use insta::assert_snapshot;
@@ -180,6 +180,57 @@ fn a_profile_that_another_program_unloaded_is_named_until_the_next_boot() {
 }
 
 #[test]
+fn a_profile_that_another_program_unloaded_is_named_though_its_text_changed_too() {
+    let node = Node::settled(&["custom.a"]);
+    node.unload("custom.a");
+    node.put("custom.a", "profile custom.a {\n}\n");
+    let run = node.reconcile(&[]);
+    run.line(&["+ load", "custom.a", "another program unloaded it"]);
+    node.load("custom.a", "profile custom.a {\n}\n");
+    node.run(&["status"])
+        .line(&["custom.a was unloaded by another program", "restarted"]);
+    // A text that only changed is no repair.
+    node.put("custom.a", profile("custom.a"));
+    node.plan(&[])
+        .assert(0)
+        .line(&["~ replace", "custom.a", "changed"]);
+}
+
+#[test]
+fn a_restore_by_hand_leaves_no_probe_ready() {
+    let node = ready();
+    node.probe("ready", &[]).assert(0);
+    node.run(&["restore"]).assert(0);
+    assert_not_ready(&node, &["first pass has not ended"]);
+}
+
+/// A program with words of its own, and so what a compiler of another version says of an option.
+#[test]
+fn a_compiler_that_does_not_know_its_options_leaves_the_node_unready() {
+    let node = Node::new();
+    node.put("custom.a", profile("custom.a"));
+    let pass = node.loop_pass("one", &["--parser", "/bin/ls"]).assert(1);
+    pass.line(&["✗ failed", "custom.a", "option", "the next pass"]);
+    assert_not_ready(&node, &["custom.a failed"]);
+}
+
+#[test]
+fn a_profile_with_slashes_in_its_name_is_shown_once() {
+    let node = Node::new();
+    node.put_loaded("custom.a.b", "profile custom.a/b {\n}\n");
+    node.unload("custom.a.b");
+    let policy = node.compile("profile custom.a/b {\n}\n", &[]);
+    node.load_all(&[("custom.a/b", "enforce")], &policy);
+    node.reconcile(&["--metrics-file", "/metrics.prom"])
+        .assert(0);
+    let run = node.run(&["status"]).assert(0);
+    run.line(&["custom.a/b", "enforce", "in force"]);
+    run.lacks("custom.a.b");
+    let metrics = node.read("metrics.prom");
+    assert!(metrics.contains("state=\"missing\"} 0\n"), "{metrics}");
+}
+
+#[test]
 fn the_status_shows_each_profile_its_state_and_the_problems() {
     let node = Node::settled(&["custom.a", "custom.busy", "custom.gone"]);
     node.take_out("custom.busy");
@@ -204,7 +255,7 @@ fn the_status_shows_each_profile_its_state_and_the_problems() {
     custom.busy    default  enforce  1          AGE       deferred
     custom.gone    default  -        -          AGE       missing
     custom.theirs  default  enforce  0          -        conflict
-    custom.bad: line 2: there is no rule bogus
+    custom.bad: line 2: unknown rule bogus
     custom.theirs is loaded by another program with other contents: rename yours, or take it over with --adopt 'custom.theirs'
     "#);
     let document = node.run(&["status", "--output", "json"]).assert(1).json();

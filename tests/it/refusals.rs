@@ -41,13 +41,13 @@ const CASES: &[Case] = &[
         "custom.n4",
         "profile $ {\n}\nprofile custom./../x {\n}\n",
         "name",
-        &["\"custom./../x\"", "no plain name"],
+        &["\"custom./../x\"", "not a plain name"],
     ),
     Case(
         "custom.n5",
         "profile $ {\n}\nprofile \"custom.\u{1b}c\" {\n}\n",
         "name",
-        &["custom.\\u{1b}c", "no plain name"],
+        &["custom.\\u{1b}c", "not a plain name"],
     ),
     Case(
         "custom.\u{1b}[31mred\u{202e}",
@@ -66,7 +66,7 @@ const CASES: &[Case] = &[
         "custom.n6",
         "@{X}=&custom.b\nprofile $ {\n  profile @{X} {\n  }\n}\n",
         "name",
-        &["//&custom.b", "no plain name"],
+        &["//&custom.b", "not a plain name"],
     ),
     Case(
         "custom.n7",
@@ -225,8 +225,8 @@ fn a_name_has_at_most_239_bytes() {
 #[test]
 fn without_a_prefix_a_name_that_the_kernel_reads_differently_is_refused() {
     for (name, word) in [
-        (" :evil:x", "no plain name"),
-        ("x//&y", "no plain name"),
+        (" :evil:x", "not a plain name"),
+        ("x//&y", "not a plain name"),
         (":evil:x", "namespace \"evil\""),
     ] {
         let node = Node::new();
@@ -440,4 +440,23 @@ fn no_refusal_reaches_the_terminal_as_more_than_one_plain_line() {
         .lines()
         .count();
     assert!(lines > CASES.len());
+}
+
+#[test]
+fn no_name_that_is_passed_over_forges_a_line() {
+    let node = Node::with(&["custom.a"]);
+    node.put("custom.\u{1b}[31mred~", "");
+    node.put("custom.a\nconverged: 9 profiles in force~", "");
+    for run in [
+        node.plan(&[]),
+        node.reconcile(&[]),
+        node.run(&["status"]),
+        node.run(&["check", &node.source()]),
+    ] {
+        let run = run.assert(0);
+        assert_plain(run.stdout());
+        assert_plain(run.stderr());
+        let mut lines = run.stdout().lines().chain(run.stderr().lines());
+        assert!(!lines.any(|line| line.starts_with("converged: 9")), "{run}");
+    }
 }

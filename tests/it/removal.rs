@@ -243,7 +243,7 @@ fn a_removal_by_hand_leaves_no_probe_ready() {
 }
 
 #[test]
-fn a_removal_by_hand_says_each_time_what_waits_and_how_to_hasten_it() {
+fn a_removal_by_hand_reports_each_deferred_profile_and_how_to_hasten_it() {
     let node = Node::settled(&["custom.a"]);
     for _ in 0..2 {
         let run = node.run(&["remove", "custom.a"]).assert(1);
@@ -254,4 +254,34 @@ fn a_removal_by_hand_says_each_time_what_waits_and_how_to_hasten_it() {
         let run = node.run(&["remove", "--all"]).assert(1);
         run.line(&["… deferred", "custom.a", "1 process (77 sleep)"]);
     }
+}
+
+/// While a runtime is looked at again, another program puts its own policy in the place.
+#[test]
+fn a_profile_that_another_program_replaces_before_its_removal_stays() {
+    let node = unwanted();
+    node.process(78, "runc", "unconfined");
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            std::thread::sleep(std::time::Duration::from_millis(500));
+            node.load("custom.b", "profile custom.b {\n}\n");
+            node.remove("proc/78");
+        });
+        node.reconcile(&NOW).assert(0);
+    });
+    assert_eq!(node.removed(), "");
+    assert!(node.set()["owned"]["custom.b"].is_null());
+}
+
+#[test]
+fn a_use_in_between_ends_the_time_that_a_removal_was_put_off() {
+    let node = unwanted();
+    node.process(78, "runc", "unconfined");
+    node.reconcile(&NOW).assert(0);
+    let put_off = || node.set()["owned"]["custom.b"]["unwanted"]["put_off_since"].clone();
+    assert!(put_off().is_object());
+    node.remove("proc/78");
+    node.process(77, "sleep", "custom.b (enforce)");
+    node.reconcile(&NOW).assert(0);
+    assert!(put_off().is_null());
 }

@@ -3,7 +3,7 @@
 
 use harness::{Node, profile};
 
-/// Lays `files` out as the kubelet does in `volume`, over what was there.
+/// Lays `files` out as the kubelet does in `volume`, over its contents.
 fn publish(node: &Node, volume: &str, generation: u32, files: &[(&str, String)]) {
     let dated = format!("..2026_01_01_00_00_00.{generation}");
     for (name, text) in files {

@@ -1,4 +1,4 @@
-//! The state folder: whose it is, who may hold it, and what happens where it is damaged.
+//! The state folder: its owner, its lock, and the handling of damage.
 
 use std::os::unix::fs::MetadataExt as _;
 use std::process::Command;
@@ -25,7 +25,7 @@ fn the_folder_is_closed_to_others() {
             "{path}"
         );
     }
-    // One that was opened is closed again, and one that somebody made beforehand is taken if it is empty.
+    // One that was opened is closed again, and one that was made beforehand is taken if it is empty.
     node.set_mode("var/lib/armorer", 0o755);
     node.reconcile(&[]).assert(0);
     assert_eq!(node.mode("var/lib/armorer"), 0o700);
@@ -41,7 +41,7 @@ fn a_folder_of_others_is_neither_closed_nor_used() {
     node.write("shared/data", "theirs");
     node.set_mode("shared", 0o755);
     node.reconcile(&["--state-dir", "/shared"])
-        .fails(3, &["shared", "open to others", "--state-dir"]);
+        .fails(3, &["shared", "open to other users", "--state-dir"]);
     assert_eq!(node.mode("shared"), 0o755);
     node.folder("foreign");
     node.set_mode("foreign", 0o700);
@@ -225,7 +225,7 @@ fn stored_policy_that_is_damaged_is_compiled_again() {
 }
 
 #[test]
-fn the_policy_folder_holds_only_what_is_recorded() {
+fn the_policy_folder_holds_only_recorded_files() {
     let node = Node::settled(&["custom.a", "custom.b"]);
     assert_eq!(stored(&node).len(), 4);
     node.write("var/lib/armorer/policy/left.policy.tmp", "x");
@@ -312,4 +312,18 @@ fn a_fifo_in_the_folder_hangs_no_command() {
             assert_ne!(run.code(), 124, "{file} {arguments:?} hangs");
         }
     }
+}
+
+#[test]
+fn a_closed_folder_of_another_program_loses_no_file() {
+    let node = Node::with(&["custom.a"]);
+    node.write("home/notes.tmp", "theirs");
+    node.set_mode("home", 0o700);
+    node.reconcile(&["--state-dir", "/home"]).assert(0);
+    assert_eq!(node.read("home/notes.tmp"), "theirs");
+    node.write("house/policy/data", "theirs");
+    node.set_mode("house", 0o700);
+    node.reconcile(&["--state-dir", "/house"])
+        .fails(3, &["house", "policy", "--state-dir"]);
+    assert_eq!(node.read("house/policy/data"), "theirs");
 }

@@ -20,14 +20,14 @@ fn help_names_commands_sources_and_exit_codes() {
     Usage: armorer COMMAND [OPTION...]
 
     Commands:
-      reconcile               One pass: load, replace and remove until the kernel
-                              holds what the sources hold
-      plan                    Print what a pass would do, and change nothing
+      reconcile               One pass: load, replace and remove profiles until the
+                              kernel holds the desired ones
+      plan                    Print the changes that a pass would make, and make none
       wait                    The gate: wait until every named profile is loaded
-      status                  Show each profile, what the kernel holds, and how
-                              many processes it confines
+      status                  Show each profile, its state in the kernel and its
+                              processes
       check                   Validate profiles without a kernel
-      can                     Tell whether a profile allows an access, by its
+      can                     Answer whether a profile allows an access, by its
                               compiled policy
       denials                 Show denials in kernel and audit logs, and the rules
                               that would allow them
@@ -60,10 +60,10 @@ fn the_help_of_a_command_names_each_option_with_default_and_variable() {
     Usage: armorer remove [OPTION...] NAME... | --all
 
     Remove:
-      --all                   all that the set owns
+      --all                   remove all profiles that the set owns
                               ARMORER_ALL
-      --force                 remove even from under running processes, which are
-                              unconfined by it
+      --force                 remove profiles in use too; their processes run on
+                              unconfined
                               ARMORER_FORCE
       --remove-after TIME     how long a profile is unwanted and unused before it
                               is removed: 15m, 0s (as soon as unused) or never
@@ -73,15 +73,15 @@ fn the_help_of_a_command_names_each_option_with_default_and_variable() {
                               ARMORER_LOCK_TIMEOUT
 
     Places:
-      --root DIR              re-base state, copies, metrics, securityfs and proc
+      --root DIR              resolve state, copies, metrics, securityfs and proc
                               below this folder [/]
                               ARMORER_ROOT
-      --state-dir DIR         where state and stored policies are
+      --state-dir DIR         the folder of state and stored policies
                               [/var/lib/armorer]
                               ARMORER_STATE_DIR
-      --securityfs DIR        where securityfs is mounted [/sys/kernel/security]
+      --securityfs DIR        the mount point of securityfs [/sys/kernel/security]
                               ARMORER_SECURITYFS
-      --proc DIR              where the host's proc is mounted [/proc]
+      --proc DIR              the mount point of the host's proc [/proc]
                               ARMORER_PROC
       --set NAME              the set of profiles; sets never touch each other's
                               [default]
@@ -92,7 +92,7 @@ fn the_help_of_a_command_names_each_option_with_default_and_variable() {
     let help = run(&["wait", "-h"]).assert(0);
     assert_eq!(run(&["help", "wait"]).stdout(), help.stdout());
     help.line(&["--from self|kernel"]);
-    help.line(&["how often to ask", "[5s; with --from kernel 1s]"]);
+    help.line(&["how often to check", "[5s; with --from kernel 1s]"]);
     for (command, options) in [
         (
             "reconcile",

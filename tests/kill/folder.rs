@@ -1,5 +1,5 @@
 //! A folder as the node, with a kernel that obeys: the pass stands still at each write to it until the
-//! folder shows what the kernel would.
+//! folder shows the files that the kernel would.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -179,7 +179,7 @@ impl Native {
         self.run(&words, at)
     }
 
-    /// The folder as it is now is what `reset` puts back.
+    /// `reset` restores the folder as it is now.
     pub(crate) fn begin_here(&self) {
         fs::remove_dir_all(&self.before).unwrap();
         copy(&self.folder.path(""), &self.before);

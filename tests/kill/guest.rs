@@ -94,7 +94,7 @@ impl Node for Guest {
         settle();
         for (number, blob) in self.blobs.iter().enumerate() {
             replace(blob);
-            // The next may be what this one has replaced.
+            // The next may be the one that this one replaced.
             if number == 0 {
                 settle();
             }

@@ -1,4 +1,4 @@
-//! What the kernel holds, as far as only these tests ask.
+//! The kernel's policy, in queries of these tests only.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -22,7 +22,7 @@ pub(crate) fn contents() -> BTreeMap<String, Vec<u8>> {
     names
 }
 
-/// Waits until the kernel has freed what was just removed or replaced. Linux 6.1 (seen with Debian's
+/// Waits until the kernel has freed a removed or replaced profile. Linux 6.1 (seen with Debian's
 /// 6.1.176) panics later if the same blob is loaded again before that: it takes the copy that it is
 /// freeing for the one to keep, and whoever looks at the new profile's `raw_` files follows it.
 pub(crate) fn settle() {

@@ -1,10 +1,10 @@
-//! Power cuts: the state folder lies on an ext4 file system of its own, and what its disk holds
+//! Power cuts: the state folder lies on an ext4 file system of its own, and the contents of its disk
 //! at one moment is all that is there after the next boot.
 //!
-//! A pass is killed at a call and the disk copied at once, so what was not synced is lost; or
+//! A pass is killed at a call and the disk copied at once, so unsynced data is lost; or
 //! copied after another program synced a file of its own, which writes down all names and sizes, and
 //! no contents. The copy is mounted, as after a boot without policy: `restore` must bring back
-//! what was in force, and the next pass converge. Needs root, and loop devices of this host.
+//! the policies in force, and the next pass converge. Needs root, and loop devices of this host.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -20,7 +20,7 @@ struct Disk {
     expected: Undisturbed,
 }
 
-/// What happens to the disk before the power goes.
+/// The disk's fate before the power goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Others {
     Nothing,
@@ -50,7 +50,7 @@ impl Disk {
         }
     }
 
-    /// A pass that is killed at `at` or ends, and the power cut; then what must hold.
+    /// A pass that is killed at `at` or ends, and the power cut; then the conditions.
     fn cut(&self, at: Option<At>, others: Others, synced: bool) -> Result<(), String> {
         sh(
             &self.dir,
@@ -105,7 +105,7 @@ impl Disk {
             ));
         }
         let now = self.native.in_force();
-        // What only its processes kept in force went with them.
+        // Profiles that only its processes kept in force went with them.
         let right = after
             .iter()
             .all(|(name, contents)| name == "custom.busy" || now.get(name) == Some(contents));
@@ -171,7 +171,7 @@ fn the_power_cut_anywhere_in_a_pass() {
     assert!(failures.is_empty(), "{}", failures.join("\n"));
 }
 
-/// That this suite can fail: with every fsync left out, what a pass reported is lost.
+/// That this suite can fail: with every fsync left out, a reported result is lost.
 #[test]
 fn without_fsync_a_power_cut_is_noticed() {
     let disk = Disk::new();

@@ -6,7 +6,7 @@ use crate::folder::Native;
 use crate::sweep::{InForce, Node as _, all, chosen, day, faults, kills, state_reads};
 use crate::trace::{At, Deed, Trace};
 
-/// What an undisturbed `restore` brings, and the pass after it.
+/// The result of an undisturbed `restore`, and of the pass after it.
 struct Expected {
     restored: InForce,
     settled: InForce,
@@ -69,10 +69,7 @@ fn ended_well(trace: &Trace, at: At, native: &Native, expected: &Expected) -> Op
     let in_force = native.in_force();
     let known = |(name, hash): (&String, &Vec<u8>)| expected.restored.get(name) == Some(hash);
     if !in_force.iter().all(known) {
-        return Some(format!(
-            "in force is what was not before: {:?}",
-            in_force.keys()
-        ));
+        return Some(format!("in force, and not before: {:?}", in_force.keys()));
     }
     match (at.deed, trace.ended) {
         (Deed::Kill, 137) | (Deed::Fail(_), 1 | 3) => None,

@@ -1,5 +1,5 @@
-//! Pass after pass on one node while everything around them changes, against a model of what
-//! must hold. `SOAK_PASSES` passes (60), the same again with the printed `SOAK_SEED`.
+//! Pass after pass on one node while everything around them changes, against a model of the
+//! conditions. `SOAK_PASSES` passes (60), the same again with the printed `SOAK_SEED`.
 
 mod model;
 
@@ -335,7 +335,7 @@ impl Soak {
         let _ = fs::remove_file(file);
     }
 
-    /// What must hold at any moment, after a killed pass too.
+    /// The conditions at any moment, after a killed pass too.
     fn safe(&mut self, which: &str) {
         for held in &self.model.held {
             assert_eq!(
@@ -358,7 +358,7 @@ impl Soak {
         }
     }
 
-    /// The state folder holds what the profiles need, and no more.
+    /// The state folder holds the profiles' files, and no more.
     fn files(&self, which: &str, log: &str) {
         let names = |path: &str| -> BTreeSet<String> {
             let entries = fs::read_dir(Path::new(DIR).join(path))
@@ -478,7 +478,7 @@ impl Soak {
         "reboots"
     }
 
-    /// Another boot's state, though the policy is still there: what is as desired is owned again, the rest
+    /// Another boot's state, though the policy is still there: profiles as desired are owned again, the rest
     /// has no owner and stays.
     fn other_boot_id(&mut self) -> &'static str {
         self.plain_pass("before another boot id");
@@ -492,7 +492,7 @@ impl Soak {
             was,
             "another boot id: nothing is to be loaded or removed: {log}"
         );
-        // Their owner takes away what is not desired.
+        // Their owner removes undesired profiles.
         self.model.held.truncate(THEIRS.len());
         until("the processes are gone", Model::only_others);
         let desired = self.model.members();

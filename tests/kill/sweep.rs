@@ -1,4 +1,4 @@
-//! Every point of a pass in turn: what is done there, and what must hold afterwards.
+//! Every point of a pass in turn: the fault there, and the conditions afterwards.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -8,7 +8,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use crate::trace::{At, By, Call, Deed, Trace};
 
-/// What the kernel holds: each name, with what tells its contents apart.
+/// The kernel's profiles: each name, with an identifier of its contents.
 pub(crate) type InForce = BTreeMap<String, Vec<u8>>;
 
 /// A node on which the same pass is run again and again.
@@ -33,7 +33,7 @@ pub(crate) trait Node {
     fn files(&self) -> BTreeSet<String>;
 }
 
-/// What an undisturbed pass comes to.
+/// The result of an undisturbed pass.
 pub(crate) struct Undisturbed {
     pub(crate) calls: Vec<Call>,
     pub(crate) before: InForce,
@@ -54,7 +54,7 @@ pub(crate) fn undisturbed(node: &dyn Node) -> Undisturbed {
     });
     let (before, mut calls) = runs.next().unwrap();
     let (_, mut again) = runs.next().unwrap();
-    // What both make can be asked of a third.
+    // A third node can repeat the calls of both.
     if writing(&again).len() < writing(&calls).len() {
         std::mem::swap(&mut calls, &mut again);
     }
@@ -88,12 +88,12 @@ pub(crate) fn undisturbed(node: &dyn Node) -> Undisturbed {
     }
 }
 
-/// What came of one point.
+/// The result of one point.
 struct Outcome {
     at: At,
     call: String,
     ended: i32,
-    /// What did not hold.
+    /// The condition that did not hold.
     wrong: Option<String>,
 }
 
@@ -176,7 +176,7 @@ fn share(title: &str, points: &[(At, String)]) -> (String, Vec<(At, String)>) {
 /// more at once.
 const SHORTER: i32 = -1;
 
-/// One point: how the pass ended, and what did not hold, then and after the next pass.
+/// One point: how the pass ended, and the conditions that failed, then and after the next pass.
 fn point(node: &dyn Node, expected: &Undisturbed, at: At) -> (i32, Option<String>) {
     let mut tries = 0;
     let trace = loop {
@@ -240,7 +240,7 @@ fn ended_well(trace: &Trace, at: At, node: &dyn Node, expected: &Undisturbed) ->
     None
 }
 
-/// What was in force and in use still is; every name has its old contents or its new ones.
+/// Profiles in force and in use stay; every name has its old contents or its new ones.
 fn unharmed(node: &dyn Node, expected: &Undisturbed) -> Option<String> {
     let now = node.in_force();
     for name in node.untouchable() {
@@ -434,7 +434,7 @@ pub(crate) fn all() -> bool {
     std::env::var_os("KILL_ALL").is_some()
 }
 
-/// The number of a day, `KILL_DAY` or today: of what is not tried each time, each day has another share.
+/// The number of a day, `KILL_DAY` or today: of the points that are not tried each time, each day has another share.
 pub(crate) fn day() -> usize {
     static DAY: OnceLock<usize> = OnceLock::new();
     *DAY.get_or_init(|| {

@@ -22,7 +22,7 @@ pub(crate) struct Call {
     pub(crate) path: String,
 }
 
-/// What is done instead of a call.
+/// The replacement of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Deed {
     /// The process is killed.
@@ -41,7 +41,7 @@ pub(crate) enum By {
     AfterWrites,
 }
 
-/// A call, and what is done instead.
+/// A call, and its replacement.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct At {
     pub(crate) process: usize,

@@ -3,7 +3,7 @@
  * Runs PROGRAM and its children, counts the system calls of each, and does ACTION at the start
  * of one of them: kill (SIGKILL to the process that makes it; the call is not made),
  * return=N (the call is not made, and returns N: 0, or the negative of an error's number).
- * strace counts by the name of the call and cannot tell the child from its parent, so it cannot
+ * strace counts by the name of the call and cannot distinguish the child from its parent, so it cannot
  * name each call once.
  *
  * PROCESS 0 is PROGRAM, 1 its first child and so on; CALL 1 is the first after its start, w1 the
@@ -89,7 +89,7 @@ static const char *name_of(long number) {
 }
 
 static void read_string(pid_t pid, unsigned long address, char *out, size_t room) {
-    /* To the end of its page: what lies behind may not be there. */
+    /* To the end of its page: the next page may not be there. */
     size_t length = 4096 - address % 4096;
     if (length > room - 1) length = room - 1;
     struct iovec here = {out, length}, there = {(void *)address, length};
@@ -140,7 +140,7 @@ static int set_register(pid_t pid, size_t offset, long value) {
     return ptrace(PTRACE_POKEUSER, pid, (void *)offset, (void *)value) == 0;
 }
 
-/* The reader of stdout does what a kernel would. */
+/* The reader of stdout acts as a kernel would. */
 static void ask_kernel(const char *kernel, const struct record *record) {
     size_t length = strlen(kernel);
     char answer;
@@ -209,7 +209,7 @@ static void enter(struct process *p, const struct __ptrace_syscall_info *info) {
 
 static void handle(pid_t pid, int status);
 
-/* A traced child's end is told to the tracer first: its parent would see that it has ended, and
+/* The tracer learns of a traced child's end first: its parent would see that it has ended, and
  * ask in vain for its status, until the tracer has it. */
 static void wait_for_an_end(const struct process *parent) {
     int status;

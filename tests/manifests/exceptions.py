@@ -1,4 +1,4 @@
-"""exceptions.py FILE: compares what checkov found (its JSON) with the file `exceptions`.
+"""exceptions.py FILE: compares checkov's findings (its JSON) with the file `exceptions`.
 
 Ends with 1 when a check fails that is not excepted, when an exception is not needed, or when
 checkov looked at nothing.

@@ -1,4 +1,4 @@
-"""promises.py FOLDER...: what the rendered manifests in the folders promise, one assertion each.
+"""promises.py FOLDER...: the promises of the rendered manifests in the folders, one assertion each.
 
 Ends with 1 and a line for each that does not hold, or when it found too few workloads.
 """
@@ -14,7 +14,7 @@ TOP = pathlib.Path(__file__).resolve().parents[2]
 VERSION = re.search(r'^version = "(.*)"', (TOP / "Cargo.toml").read_text(), re.M)[1]
 LOADER_CAPS = {"MAC_ADMIN", "SETUID", "SETGID", "KILL"}
 HOST = {"/sys/kernel/security", "/proc", "/var/lib/armorer"}
-# What only one workload may mount besides.
+# The further mounts of one workload.
 HOST_BESIDES = {
     ("kapparmor", "armorer"): {"/etc/apparmor.d/custom"},
     ("boot", "armorer-boot"): {"/opt/armorer", "/etc/systemd/system"},
@@ -31,14 +31,14 @@ failures = []
 seen = collections.Counter()
 
 
-def expect(holds, where, what):
-    seen[what] += 1
+def expect(holds, where, promise):
+    seen[promise] += 1
     if not holds:
-        failures.append(f"{where}: not {what}")
+        failures.append(f"{where}: not {promise}")
 
 
 def pod_of(thing):
-    """The pod's metadata and spec of any workload; None for what is none."""
+    """The pod's metadata and spec of any workload; None for other objects."""
     spec = thing.get("spec", {})
     match thing["kind"]:
         case "Pod":
@@ -97,8 +97,8 @@ def check_container(where, pod, container):
     else:
         expect(added == LOADER_CAPS, where, f"loading with {' '.join(sorted(LOADER_CAPS))} exactly")
         env = {entry["name"]: entry.get("value") for entry in container["env"]}
-        expect(env.get("ARMORER_SECURITYFS") == "/host/securityfs", where, "told where securityfs is")
-        expect(env.get("ARMORER_PROC") == "/host/proc", where, "told where /proc is")
+        expect(env.get("ARMORER_SECURITYFS") == "/host/securityfs", where, "with the path of securityfs")
+        expect(env.get("ARMORER_PROC") == "/host/proc", where, "with the path of /proc")
         expect(env.get("ARMORER_TAKE_OVER") == "true", where, "free to change its source")
 
 
@@ -139,7 +139,7 @@ def check_pod(file, thing, pod, has_rights):
 
 
 def check_node_pod(where, thing, pod):
-    """What runs on every node, or on the one named."""
+    """The pods on every node, or on the one named."""
     expect(pod.get("tolerations") == [{"operator": "Exists"}], where, "tolerating every taint")
     expect(pod.get("nodeSelector", {}).get("kubernetes.io/os") == "linux", where, "for Linux only")
     expect(pod.get("enableServiceLinks") is False, where, "without service links")

@@ -1,5 +1,5 @@
 """references.py: builds each component and each combination that an owner may make, as it is and under
-another namespace, a prefix and a suffix, and checks what refers to what: accounts, roles, policies and
+another namespace, a prefix and a suffix, and checks all references: accounts, roles, policies and
 their parameters, ConfigMaps in volumes, variables, arguments and roles, and the image.
 
 Ends with 1 and a line for each that does not hold.
@@ -23,8 +23,8 @@ FOREIGN = {"kube-root-ca.crt", "armorer-profiles", "armorer-canary", "kapparmor-
 COMPONENTS = ["api-source", "image-source", "metrics", "metrics/operator", "metrics-textfile", "node", "refuse-configmaps"]
 API = ["api-source", "node", "refuse-configmaps"]
 
-# Name: overlays, components, and what else the kustomization holds. The company sets the image in a
-# base; what the components add comes after that.
+# Name: overlays, components, and the rest of the kustomization. The company sets the image in a
+# base; the components' additions come after that.
 COMBINATIONS = {
     "all": (["daemonset"], [*API, "metrics", "metrics/operator"], {}),
     "all-on-image": (["daemonset"], ["image-source", "node", "metrics"], {}),
@@ -42,13 +42,16 @@ COMBINATIONS = {
     "uninstall": (["uninstall"], [], {}),
     **{f"only-{c.replace('/', '-')}": (["daemonset"], [c], {}) for c in COMPONENTS},
 }
-# Name: components, an edit of the gated workload, and what kustomize says.
+# Name: components, an edit of the gated workload, and kustomize's message.
 IMPOSSIBLE = {
     "api-on-image": (["image-source", "api-source"], [], "volumes/0/configMap/name"),
     "gate-yes": (["gate"], [('armorer/gate: "true"', 'armorer/gate: "yes"')], 'has another value than \\"true\\"'),
     "gate-on-template": (["gate"], [('armorer/gate: "true"', "a: b"), ("labels: {app: web}", 'labels: {app: web, armorer/gate: "true"}')],
                          "/spec/template/metadata/labels/armorer~1gate"),
 }
+
+# The kinds that scripts/uninstall deletes.
+TAKEN = re.findall(r"[a-z]+", " ".join(re.findall(r"(?:namespaced|cluster)=(\S+)", (TOP / "scripts/uninstall").read_text())))
 
 failures = []
 count = 0
@@ -123,6 +126,10 @@ def check(where, documents, namespace):
         own = document["metadata"].get("namespace")
         name = f"{where}: {document['kind']} {document['metadata']['name']}"
         expect(own in (None, namespace), name, f"it lies in {namespace}, not in {own}")
+        plural = re.sub("y$", "ie", document["kind"].lower()) + "s"
+        if plural != "configmaps":
+            part = document["metadata"].get("labels", {}).get("app.kubernetes.io/part-of")
+            expect(plural in [*TAKEN, "namespaces"] and part == "armorer", name, "scripts/uninstall takes it")
         if namespace != "armorer":
             stale = [s for s in strings(document) if re.search(r"system:serviceaccount:armorer|configmap://armorer", s)]
             expect(not stale, name, f"no text names the namespace armorer: {stale}")
@@ -175,6 +182,17 @@ def main():
         plain, renamed = made(name, overlays, components, more)
         check(name, plain, "kube-system" if overlays == ["kapparmor"] else "armorer")
         check(f"{name}, renamed", renamed, "security")
+    for example, init in (("gated-workload", "armorer-gate"), ("loading-workload", "armorer-load")):
+        kustomization(f"{example}/renamed", resources=[f"{TREE}/examples/{example}"], **RENAMED)
+        documents = rendered(f"{example}/renamed")
+        made_here = [d["metadata"]["name"] for d in documents if d["kind"] == "ConfigMap"]
+        pods = [d["spec"]["template"]["spec"] for d in documents if d["kind"] in ("Deployment", "Job")]
+        expect(pods, example, "a workload is rendered")
+        for pod in pods:
+            expect(pod["initContainers"][0]["name"] == init, example, f"it begins with {init}")
+            for volume in pod.get("volumes", []):
+                name = volume.get("configMap", {}).get("name", "")
+                expect(not name or name in made_here, example, f"the ConfigMap {name} is there: {made_here}")
     gated = TOP / "kustomize/examples/gated-workload/deployment.yaml"
     for name, (components, edits, words) in IMPOSSIBLE.items():
         resources = [f"{TREE}/overlays/daemonset"]

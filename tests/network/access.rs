@@ -1,4 +1,4 @@
-//! What the rendered manifests let armorer do: all that it asks for, and nothing more.
+//! The permissions of the rendered manifests: all that armorer needs, and nothing more.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -58,7 +58,7 @@ fn cluster(manifests: &str) -> Cluster {
     cluster
 }
 
-/// The variables of the armorer container that say what it does.
+/// The variables of the armorer container that choose its work.
 fn environment(manifests: &str, cluster: &Cluster) -> Vec<(String, String)> {
     let documents = cluster.ask(&json!({"do": "parse", "yaml": manifests}));
     let daemonset = documents
@@ -80,7 +80,7 @@ fn environment(manifests: &str, cluster: &Cluster) -> Vec<(String, String)> {
         .iter()
         .find(|container| container["name"] == "armorer");
     let variables = armorer.unwrap()["env"].as_array().unwrap();
-    // The kubelet's part: fields of the pod, and $(NAME) of what stands before.
+    // The kubelet's part: fields of the pod, and $(NAME) of earlier variables.
     let namespace = &daemonset["metadata"]["namespace"];
     let annotations = &daemonset["spec"]["template"]["metadata"]["annotations"];
     let mut known: Vec<(String, String)> = Vec::new();
@@ -149,7 +149,7 @@ fn each_request_is_allowed_by_exactly_one_rule_and_each_rule_is_needed() {
         used.insert((rules[0].to_string(), words("verb")));
     }
     let rules = cluster.ask(&json!({"do": "rules"}));
-    let wanted: BTreeSet<(String, String)> = rules
+    let granted: BTreeSet<(String, String)> = rules
         .as_array()
         .unwrap()
         .iter()
@@ -158,7 +158,7 @@ fn each_request_is_allowed_by_exactly_one_rule_and_each_rule_is_needed() {
         .map(|rule| (rule[0].to_string(), rule[1].as_str().unwrap().to_owned()))
         .collect();
     assert_eq!(
-        used, wanted,
+        used, granted,
         "a right that is not used, or a verb that no rule names"
     );
 }
@@ -174,7 +174,7 @@ fn without_its_component_each_is_forbidden() {
         format!("403 Forbidden: nodes \"{NODE}\" is forbidden: User \"{ACCOUNT}\" cannot get");
     with(&["--clear-taint", KEY])
         .assert(1)
-        .line(&["the taint", "stays", &forbidden]);
+        .line(&["cannot remove the taint", &forbidden]);
     let run = with(&["--label-node"]).assert(0);
     run.line(&[
         "warning",
@@ -206,7 +206,7 @@ fn without_its_component_each_is_forbidden() {
         .fails(3, &["configmaps \"another\" is forbidden", ACCOUNT]);
 }
 
-/// What the policies say of a change to `old`.
+/// The policies' answer to a change of `old`.
 fn refusals(cluster: &Cluster, who: &Value, plural: &str, old: &Value, new: &Value) -> Vec<String> {
     let metadata = &new["metadata"];
     let namespace = metadata["namespace"].as_str().unwrap_or_default();
@@ -307,9 +307,9 @@ fn wrong_changes() -> Vec<(&'static str, String, Value)> {
     let other = json!({"key": "other", "effect": "NoExecute"});
     let more = json!({"key": "more", "effect": "NoSchedule"});
     let wrong = [
-        ("take only the taint", "/spec/taints", json!([])),
-        ("take only the taint", "/spec/taints", Value::Null),
-        ("take only the taint", "/spec/taints", json!([ours])),
+        ("remove only the taint", "/spec/taints", json!([])),
+        ("remove only the taint", "/spec/taints", Value::Null),
+        ("remove only the taint", "/spec/taints", json!([ours])),
         (
             "not add or change a taint",
             "/spec/taints",
@@ -332,8 +332,8 @@ fn wrong_changes() -> Vec<(&'static str, String, Value)> {
             "/metadata/labels/armorer~1other",
             json!("c"),
         ),
-        ("take only the labels", "/metadata/labels/a", Value::Null),
-        ("take only the labels", "/metadata/labels", Value::Null),
+        ("remove only the labels", "/metadata/labels/a", Value::Null),
+        ("remove only the labels", "/metadata/labels", Value::Null),
     ];
     let mut wrong: Vec<_> = wrong
         .into_iter()
@@ -375,7 +375,7 @@ fn the_policy_lets_the_account_change_no_other_field_of_a_node() {
         let said = refusals(&cluster, &user(NODE), "nodes", &old, &new);
         assert!(said.concat().contains(words), "{words}, {path}: {said:?}");
     }
-    // What was not there may not come.
+    // Nothing may be added.
     let bare = json!({"metadata": {"name": NODE}, "spec": {}});
     for path in [
         "/metadata/annotations",

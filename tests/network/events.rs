@@ -124,7 +124,7 @@ fn an_event_that_cannot_be_written_fails_no_pass() {
             cluster.fault("403"),
             "403 Forbidden: configmaps is forbidden",
         ),
-        (cluster.fault("html"), "makes no sense"),
+        (cluster.fault("html"), "unexpected answer"),
         ("https://127.0.0.1:1".to_owned(), "refused"),
     ]
     .into_iter()
@@ -139,7 +139,7 @@ fn an_event_that_cannot_be_written_fails_no_pass() {
             .run(&[&pass[..], &access[..], &EVENTS[..]].concat());
         // 1 for the refusal, with or without events.
         run.assert(1)
-            .line(&["warning", "events are written", words]);
+            .line(&["warning", "cannot write all Events", words]);
     }
 }
 

@@ -1,5 +1,5 @@
-//! What goes wrong between armorer and the API server: each fault is one line, exit code 3, and
-//! nothing of what is in force is lost.
+//! Faults between armorer and the API server: each is one line, exit code 3, and
+//! no profile in force is lost.
 
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
@@ -11,26 +11,30 @@ use crate::cluster::{Cluster, SECRET, certificate, setting};
 /// The fault (how far an endless body comes depends on the machine: too large, or no answer in
 /// time), words of its line, and how many tries it may take (none: until the deadline).
 const FAULTS: [(&str, &str, Option<u64>); 36] = [
-    ("silence", "no answer in time", None),
-    ("slow-body", "no answer in time", None),
-    ("slow-head", "no answer in time", None),
+    ("silence", "timed out", None),
+    ("slow-body", "timed out", None),
+    ("slow-head", "timed out", None),
     ("endless-body", "armorer-profiles: ", None),
     ("endless-head", "the server closed the connection", None),
     ("cut-before-head", "the server closed the connection", None),
     ("cut-in-head", "the server closed the connection", None),
     ("cut-in-body", "the server closed the connection", None),
     ("cut-in-chunk", "the server closed the connection", None),
-    ("wrong-json", "makes no sense at line 1 column 15", Some(1)),
-    ("deep-json", "the answer makes no sense", Some(1)),
-    ("html", "the answer makes no sense", Some(1)),
-    ("no-utf8", "the answer makes no sense", Some(1)),
-    ("empty-answer", "the answer was cut", None),
-    ("null", "the answer makes no sense", Some(1)),
-    ("other-type", "the answer makes no sense", Some(1)),
+    (
+        "wrong-json",
+        "unexpected answer at line 1 column 15",
+        Some(1),
+    ),
+    ("deep-json", "unexpected answer", Some(1)),
+    ("html", "unexpected answer", Some(1)),
+    ("no-utf8", "unexpected answer", Some(1)),
+    ("empty-answer", "the answer was truncated", None),
+    ("null", "unexpected answer", Some(1)),
+    ("other-type", "unexpected answer", Some(1)),
     ("other-object", "the answer is another object", Some(1)),
     ("other-namespace", "the answer is another object", Some(1)),
     ("no-version", "has no version", Some(1)),
-    ("squeezed", "the answer makes no sense", Some(1)),
+    ("squeezed", "unexpected answer", Some(1)),
     (
         "redirect",
         "a redirect, which is not followed with a token",
@@ -51,7 +55,7 @@ const FAULTS: [(&str, &str, Option<u64>); 36] = [
     ),
     ("token-echoed", "gives no reason", Some(1)),
     ("ssh", "protocol", Some(1)),
-    ("204", "the answer was cut", None),
+    ("204", "the answer was truncated", None),
     ("terminal", "bad", Some(1)),
     ("tls-strange", "UnknownIssuer", Some(0)),
     ("tls-expired", "expired", Some(0)),
@@ -69,12 +73,12 @@ fn each_fault_is_one_line_and_loses_nothing() {
     let (mut table, mut wrong) = (String::new(), String::new());
     let further = [
         ("tls-elsewhere", "not valid for name", Some(0)),
-        ("tls-silence", "no answer in time", None),
+        ("tls-silence", "timed out", None),
         ("tls-not-spoken", "TLS: ", Some(0)),
     ];
     for (fault, words, tries) in FAULTS.into_iter().chain(further) {
         let url = cluster.fault(fault);
-        // What is final ends at once, and the others last until the deadline.
+        // A final fault ends at once, and the others last until the deadline.
         let deadline = if tries.is_some() { "40s" } else { "4s" };
         let pass = ["--deadline", deadline, "--remove-after", "0s"];
         let run = cluster.pass(&url, &pass).fails(3, &[&url]);
@@ -83,7 +87,7 @@ fn each_fault_is_one_line_and_loses_nothing() {
         let seen = seen.as_u64().unwrap();
         let tried = tries.is_none_or(|most| seen == most);
         // On a busy machine a pause can end after the deadline.
-        let late = tries.is_none() && line.contains("the deadline of the pass is over");
+        let late = tries.is_none() && line.contains("the pass' deadline has passed");
         if !tried || !(line.contains(words) || late) || line.contains(SECRET) {
             let _ = write!(wrong, "{fault}, {seen} tries: {line}");
         }

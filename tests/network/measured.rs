@@ -1,4 +1,4 @@
-//! What passes cost on the wire.
+//! The cost of passes on the wire.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;

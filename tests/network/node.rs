@@ -1,5 +1,5 @@
 //! The node's object: the start-up taint, taken once, when the node is ready for the first time; and the
-//! labels that say what is in force.
+//! labels that describe the profiles in force.
 
 use harness::{deeds, profile};
 use serde_json::{Value, json};
@@ -121,9 +121,8 @@ fn a_taint_that_cannot_be_taken_fails_the_pass_and_is_tried_again() {
     assert_eq!(run.stderr().lines().count(), 1, "{run}");
     run.line(&[
         "not converged: 1 profile in force",
-        "the taint",
+        "cannot remove the taint",
         KEY,
-        "stays",
         "404",
     ]);
     assert_eq!(cluster.node.status()["last_pass"]["ready"], true);

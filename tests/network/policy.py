@@ -1,4 +1,4 @@
-"""What the rendered manifests allow: RBAC, and ValidatingAdmissionPolicies by cel-python."""
+"""The permissions of the rendered manifests: RBAC, and ValidatingAdmissionPolicies by cel-python."""
 
 import functools
 
@@ -53,7 +53,7 @@ class Access:
             for n, rule in enumerate(role["rules"]):
                 # A create or a list names no object, so no resourceNames can allow it.
                 names = rule.get("resourceNames")
-                if (all({asked[what], "*"} & set(rule[field]) for what, field in
+                if (all({asked[key], "*"} & set(rule[field]) for key, field in
                         (("group", "apiGroups"), ("resource", "resources"), ("verb", "verbs")))
                         and (not names or asked["name"] in names)):
                     yield f"{ref['kind']}/{ref['name']}/{n}"

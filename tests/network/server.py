@@ -1,8 +1,8 @@
-"""An API server for the tests, over TLS: kmock's emulator with what the client relies on, and beside
+"""An API server for the tests, over TLS: kmock's emulator with the features that the client uses, and beside
 it a port for each fault, which answers each request with that fault, byte for byte.
 
-kmock keeps the objects and answers create, fetch and list. Added is what the tests are about: who
-asks (tokens), what the rendered manifests allow (RBAC, ValidatingAdmissionPolicy),
+kmock keeps the objects and answers create, fetch and list. Added are the tests' subjects: the
+client's token, the rendered manifests' permissions (RBAC, ValidatingAdmissionPolicy),
 PartialObjectMetadata, selectors, pages, patches, versions, and the rules for Events. It obeys a JSON
 command a line on stdin, and answers each with a line.
 """
@@ -42,7 +42,7 @@ def merged(obj, change):
 
 
 class ApiServer(kmock.KubernetesEmulator):
-    """What is set from outside hangs on `world`: kmock's classes take no further fields."""
+    """Settings from outside hang on `world`: kmock's classes take no further fields."""
 
     async def __call__(self, raw):
         response = await super().__call__(raw)
@@ -71,8 +71,8 @@ class ApiServer(kmock.KubernetesEmulator):
             rules = world.access.rules_for(user, asked)
             world.log[-1]["allowed_by"] = rules
             if not rules:
-                what = f'{asked["resource"]} "{asked["name"]}" is forbidden: ' if asked["name"] else ""
-                raise Refused(403, "Forbidden", f'{what}User "{user["username"]}" cannot {verb} resource '
+                subject = f'{asked["resource"]} "{asked["name"]}" is forbidden: ' if asked["name"] else ""
+                raise Refused(403, "Forbidden", f'{subject}User "{user["username"]}" cannot {verb} resource '
                               f'"{asked["resource"]}" in API group "{asked["group"]}"')
             return await self._serve(request, verb, asked, user)
         except Refused as refused:
@@ -124,19 +124,19 @@ class ApiServer(kmock.KubernetesEmulator):
 
     def _page(self, request):
         query = dict(request.params)
-        wanted = [o.last.raw for (res, ns, _), o in self._objects.items()
+        matching = [o.last.raw for (res, ns, _), o in self._objects.items()
                   if res == request.resource and not o.deleted
                   and request.namespace in (None, ns) and selected(o.last.raw, query)]
-        wanted.sort(key=lambda o: (o["metadata"].get("namespace", ""), o["metadata"]["name"]))
+        matching.sort(key=lambda o: (o["metadata"].get("namespace", ""), o["metadata"]["name"]))
         cursor = query.get("continue")
         if cursor and world.forgets > 0:
             world.forgets -= 1
             raise Refused(410, "Expired", "The provided continue parameter is too old")
         start = int(base64.b64decode(cursor)) if cursor else 0
         limit = min(int(query.get("limit", 500)), world.page or 500)
-        page = wanted[start:start + limit]
+        page = matching[start:start + limit]
         meta = {"resourceVersion": str(world.versions)}
-        if start + limit < len(wanted):
+        if start + limit < len(matching):
             meta["continue"] = base64.b64encode(str(start + limit).encode()).decode()
         partial = "as=PartialObjectMetadataList;" in request.headers.get("Accept", "")
         if partial:

@@ -10,18 +10,18 @@ use serde_json::Value;
 
 use crate::time::Time;
 
-/// How the names begin of those who write AppArmor's records. A container can write one too, and the
-/// rule for it would be what its author likes to have.
+/// The beginnings of the names of AppArmor's writers. A container can write a record too, and would so
+/// choose the proposed rule.
 const SOURCES: &str = "kernel: kern.notice: :notice: audit: audit( audit[ audisp dbus[ dbus-";
-const UNTRUSTED: &str = "left out: records that neither the kernel, nor auditd, nor D-Bus wrote";
-const NAMESPACE: &str = "left out: records of other policy namespaces";
+const UNTRUSTED: &str = "skipped: records not written by the kernel, auditd or D-Bus";
+const NAMESPACE: &str = "skipped: records of other policy namespaces";
 
 /// The kernel's words for records that are missing (lib/ratelimit.c, kernel/audit.c, printk.c).
 const GAPS: &str = "_printk_skb: |__ratelimit: |audit_lost=| printk messages dropped";
-const GAP: &str = "the log says that records are missing: the counts are a lower bound";
+const GAP: &str = "the log reports missing records: the counts are lower bounds";
 
-/// A denial, or what would be one: the record's fields, and `verdict`, `time` (RFC 3339 in UTC, where
-/// the line tells), and `id`, which is the same in every log of the event.
+/// A denial, or one that complain mode allowed: the record's fields, and `verdict`, `time` (RFC 3339 in
+/// UTC, where the line has it), and `id`, which is the same in every log of the event.
 pub(super) struct Record<'a>(HashMap<&'a str, String>);
 
 /// The line as text: the journal's JSON (systemd.journal-fields(7)) becomes a line as of syslog.
@@ -39,7 +39,7 @@ impl<'a> Record<'a> {
     /// The record in `line`.
     ///
     /// # Errors
-    /// There is no record of a denial; what is to be noted about the line.
+    /// There is no record of a denial; with a note about the line, if it deserves one.
     pub(super) fn new(line: &'a str) -> Result<Self, Option<&'static str>> {
         let is_gap = GAPS.split('|').any(|words| line.contains(words));
         let gap = is_gap.then_some(GAP);
@@ -79,14 +79,14 @@ impl<'a> Record<'a> {
         Ok(Self(fields))
     }
 
-    /// A value; nothing where there is none. Of a key that is there twice it is the first, since what
-    /// a process can word comes last.
+    /// A value; empty where there is none. Of a repeated key the first counts, since a process' own
+    /// words come last.
     pub(super) fn get(&self, key: &str) -> &str {
         self.0.get(key).map_or("", String::as_str)
     }
 }
 
-/// The first key in `text`, its value, and what follows; none too where a value was cut.
+/// The first key in `text`, its value, and the rest; none too where a value was cut.
 fn field(text: &str) -> Option<(&str, String, &str)> {
     let (before, value) = text.split_once('=')?;
     let key = match before.rsplit([' ', '\u{1d}', '"']).next()? {

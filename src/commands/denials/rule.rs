@@ -1,16 +1,16 @@
-//! From a record to its object, and to the rule that allows just that. Pure.
+//! From a record to its object, and to the least rule that allows it. Pure.
 
 use super::record::Record;
 use crate::profile::printable;
 
-/// One line a kind of record: `FIELDS|OBJECT|RULE`. The fields that tell the kind, the keys of its
+/// One line a kind of record: `FIELDS|OBJECT|RULE`: the fields that mark the kind, the keys of its
 /// object, and the rule (of apparmor.d(5), as parser 3.0 takes it but for classes that are newer). In
 /// a rule `{key}` stands for a name, `{/key}` for one whose slash is missing, `({key})` for words;
-/// what is in `[…]` is left out where a key of it is missing. The first line that can be filled counts.
+/// a part in `[…]` is omitted where a key of it is missing. The first line that can be filled counts.
 const RULES: &str = include_str!("rules");
 
-/// What the process wanted to reach, such as `/etc/passwd` or `receive term runc`, and the rule that
-/// allows it; where none can, a comment says why.
+/// The object of the access, such as `/etc/passwd` or `receive term runc`, and the rule that allows it;
+/// where none can, a comment says why.
 pub(super) fn of(record: &Record) -> (String, String) {
     let is_there = |field: &str| match field.split_once('=') {
         Some((key, value)) => record.get(key) == value,

@@ -31,7 +31,7 @@ fn record(fields: &str) -> Value {
     denial(&[&format!("{AUDIT}apparmor=\"DENIED\" {fields}")])
 }
 
-/// What follows `apparmor="DENIED"`, the object, and the rule. The kernel's words are those of 6.1, 6.12
+/// The text after `apparmor="DENIED"`, the object, and the rule. The kernel's words are those of 6.1, 6.12
 /// and 7.2; of Ubuntu's for `requested=` and `denied=`; of dbus-daemon and dbus-broker for D-Bus.
 const RECORDS: [(&str, &str, &str); 45] = [
     (
@@ -258,7 +258,7 @@ const RECORDS: [(&str, &str, &str); 45] = [
     (
         r#"operation="exec" info="no new privs" error=-1 profile="custom.web" name="/bin/su" requested_mask="x" denied_mask="x" fsuid=0 ouid=0 target="custom.su""#,
         "custom.su",
-        "# no rule can allow it: no_new_privs forbids to change the profile; run it under this one (ix)",
+        "# no rule can allow this: no_new_privs forbids the change of profile; execute under this one (ix)",
     ),
 ];
 
@@ -427,7 +427,7 @@ fn the_same_denial_is_counted_and_its_times_are_kept_in_any_order() {
     let denial = denial(&[&new, &old, &old, &new]);
     assert_eq!(
         denial["count"], 2,
-        "the numbers tell that there were two events"
+        "the numbers show that there were two events"
     );
     assert_eq!(denial["first"], "1970-01-01T00:00:10Z");
     assert_eq!(denial["last"], "1970-01-01T00:01:39Z");
@@ -498,7 +498,7 @@ fn a_record_in_another_programs_words_is_left_out() {
             document["notes"][0]
                 .as_str()
                 .unwrap()
-                .starts_with("left out"),
+                .starts_with("skipped"),
             "{line}"
         );
     }
@@ -510,7 +510,7 @@ fn other_policy_namespaces_are_left_out() {
     assert!(
         log(&[line])
             .text(false)
-            .starts_with("no denial found\nnote: left out")
+            .starts_with("no denial found\nnote: skipped")
     );
 }
 
@@ -564,7 +564,7 @@ fn any_bytes_are_read() {
     );
 }
 
-/// The time of a line grows with its length, and what is behind the limit is not kept.
+/// The time of a line grows with its length, and the part behind the limit is not kept.
 #[test]
 fn a_line_without_end_is_read_as_far_as_the_limit() {
     let fields = r#"apparmor="DENIED" operation="capable" profile="a" capname="kill" "#;

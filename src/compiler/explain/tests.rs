@@ -62,7 +62,7 @@ fn a_complaint_becomes_line_and_message() {
             "Cache read/write disabled: interface file missing. (Kernel needs AppArmor 2.4 compatibility patch.)\n\
              AppArmor parser error for /proc/self/fd/0 in profile /proc/self/fd/0 at line 3: syntax error, unexpected TOK_CLOSE\n",
             Some(2),
-            "its comma is missing, so that the next line belongs to this rule",
+            "the comma at the end of this rule is missing",
         ),
         (
             "armorer-cage: full\nAppArmor parser error at line 2: Invalid capability foo.\n",
@@ -118,7 +118,7 @@ fn the_contents_of_an_included_file_are_not_passed_on() {
     assert!(!refusal.message.contains("SECRET"), "{refusal}");
 }
 
-/// What a text is refused for lasts; what fails is tried again.
+/// A refusal lasts; a failure is tried again.
 #[test]
 fn each_end_is_the_texts_fault_or_the_nodes() {
     let unwritten = "/usr/sbin/apparmor_parser: Unable to write to stdout";

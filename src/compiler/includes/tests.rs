@@ -137,19 +137,19 @@ fn every_change_of_an_included_file_or_folder_is_noticed() {
     for change in changes {
         let base = tree();
         let before = closure(&base, text);
-        assert!(Includes::new(base.path()).stand(&before));
+        assert!(Includes::new(base.path()).are_current(&before));
         base.write("abstractions/other", "");
         base.write("abstractions/base.d/old.dpkg-old", "changed");
-        assert!(Includes::new(base.path()).stand(&before));
+        assert!(Includes::new(base.path()).are_current(&before));
         change(&base);
-        assert!(!Includes::new(base.path()).stand(&before));
+        assert!(!Includes::new(base.path()).are_current(&before));
         assert_ne!(closure(&base, text), before);
     }
 }
 
 type Damage = fn(&Folder);
 
-/// The compiler would pass over what it cannot read, and make weaker policy without a word.
+/// The compiler would skip an unreadable file, and make weaker policy silently.
 #[test]
 fn a_file_that_exists_and_cannot_be_read_is_refused_by_its_name() {
     if !rustix::process::geteuid().is_root() {

@@ -6,73 +6,73 @@ use super::plain;
 
 const TEXT: &str = "/proc/self/fd/0";
 
-/// A text, and what is said of it; what is after a `|` is said where the parser is older than 4.
+/// A text and its explanation; the part after a `|` is for parsers older than 4.
 const TEXTS: [(&str, &str); 47] = [
     // A comma is missing.
     (
         "profile custom.x {\n  file,\n  /etc/passwd r\n  /etc/hosts r,\n}\n",
-        "line 3: its comma is missing, so that the next line belongs to this rule",
+        "line 3: the comma at the end of this rule is missing",
     ),
     (
         "profile custom.x {\n  file,\n  capability kill\n}\n",
-        "line 3: its comma is missing",
+        "line 3: the comma at the end of this rule is missing",
     ),
     (
         "profile custom.x {\n  network inet stream\n  network inet6 stream,\n}\n",
-        "line 2: its comma is missing",
+        "line 2: the comma at the end of this rule is missing",
     ),
     (
         "profile custom.x {\n  signal (send) peer=x\n}\n",
-        "line 2: its comma is missing",
+        "line 2: the comma at the end of this rule is missing",
     ),
     (
         "profile custom.x {\n  file\n  capability kill,\n}\n",
-        "line 2: its comma is missing",
+        "line 2: the comma at the end of this rule is missing",
     ),
     (
         "profile custom.x {\n  \"/a b\" r # why\n  # a comment,\n\n  /c r,\n}\n",
-        "line 2: its comma is missing",
+        "line 2: the comma at the end of this rule is missing",
     ),
     (
         "profile custom.x {\n  mount fstype=proc\n  capability kill,\n}\n",
-        "line 2: its comma is missing",
+        "line 2: the comma at the end of this rule is missing",
     ),
     (
         "abi <abi/3.0>\nprofile custom.x {\n  /c r,\n}\n",
-        "line 1: its comma is missing",
+        "line 1: the comma at the end of this rule is missing",
     ),
     (
         "profile custom.x {\n  capability kill\n  include <abstractions/base>\n}\n",
-        "line 2: its comma is missing",
+        "line 2: the comma at the end of this rule is missing",
     ),
     (
         "profile custom.x {\n  capability kill\n  #include <abstractions/base>\n}\n",
-        "line 2: its comma is missing",
+        "line 2: the comma at the end of this rule is missing",
     ),
     // A rule or a path that is none.
     (
         "profile custom.x {\n  netwrok inet,\n}\n",
-        "line 2: there is no rule netwrok: is network meant?",
+        "line 2: unknown rule netwrok: did you mean network?",
     ),
     (
         "profile custom.x {\n  audit deny capabilty kill,\n}\n",
-        "line 2: there is no rule capabilty: is capability meant?",
+        "line 2: unknown rule capabilty: did you mean capability?",
     ),
     (
         "profile custom.x {\n  sginal (send),\n}\n",
-        "line 2: there is no rule sginal: is signal meant?",
+        "line 2: unknown rule sginal: did you mean signal?",
     ),
     (
         "profile custom.x {\n  netwrok,\n}\n",
-        "line 2: there is no rule netwrok: is network meant?",
+        "line 2: unknown rule netwrok: did you mean network?",
     ),
     (
         "profile custom.x {\n  read /etc/passwd,\n}\n",
-        "line 2: there is no rule read",
+        "line 2: unknown rule read",
     ),
     (
         "profile custom.x {\n  etc/passwd r,\n}\n",
-        "line 2: etc/passwd is no path: one begins with a slash",
+        "line 2: etc/passwd is not a path: a path begins with a slash",
     ),
     (
         "profile custom.x {\n  /etc/passwd rz,\n}\n",
@@ -89,27 +89,27 @@ const TEXTS: [(&str, &str); 47] = [
     // Rules of newer parsers.
     (
         "profile custom.x {\n  userns,\n}\n",
-        "|line 2: parser 3.0 knows no userns, parser 4.1 does",
+        "|line 2: userns needs parser 4.1; parser 3.0 lacks it",
     ),
     (
         "profile custom.x {\n  userns create,\n}\n",
-        "|line 2: parser 3.0 knows no userns, parser 4.1 does",
+        "|line 2: userns needs parser 4.1; parser 3.0 lacks it",
     ),
     (
         "profile custom.x {\n  mqueue (read) type=posix /q,\n}\n",
-        "|line 2: parser 3.0 knows no mqueue, parser 4.1 does",
+        "|line 2: mqueue needs parser 4.1; parser 3.0 lacks it",
     ),
     (
         "profile custom.x {\n  io_uring sqpoll,\n}\n",
-        "|line 2: parser 3.0 knows no io_uring, parser 4.1 does",
+        "|line 2: io_uring needs parser 4.1; parser 3.0 lacks it",
     ),
     (
         "profile custom.x {\n  allow all,\n}\n",
-        "|line 2: parser 3.0 knows no all, parser 4.1 does",
+        "|line 2: all needs parser 4.1; parser 3.0 lacks it",
     ),
     (
         "profile custom.x {\n  priority=10 /etc/passwd r,\n}\n",
-        "|line 2: parser 3.0 knows no priority, parser 4.1 does",
+        "|line 2: priority needs parser 4.1; parser 3.0 lacks it",
     ),
     // Braces.
     (
@@ -126,44 +126,44 @@ const TEXTS: [(&str, &str); 47] = [
     ),
     (
         "profile custom.x {\n  /{a,b} r,\n",
-        "line 3: the text ends before its last }",
+        "line 3: the last } is missing",
     ),
     (
         "profile custom.x flags=(complain) {\n  profile child {\n  file,\n}\n",
-        "line 5: the text ends before its last }",
+        "line 5: the last } is missing",
     ),
     (
         "/etc/passwd r,\n",
-        "line 1: stands outside: rules go between profile NAME { and }",
+        "line 1: outside a profile: rules go between profile NAME { and }",
     ),
     (
         "@{A}=/a\n/etc/passwd r,\n",
-        "line 2: stands outside: rules go between profile NAME { and }",
+        "line 2: outside a profile: rules go between profile NAME { and }",
     ),
     (
         "include <tunables/global>\n/etc/passwd r,\n",
-        "line 2: stands outside: rules go between profile NAME { and }",
+        "line 2: outside a profile: rules go between profile NAME { and }",
     ),
     (
         "profile custom.x {\n  /{a,b} r,\n  netwrok,\n}\n",
-        "line 3: there is no rule netwrok: is network meant?",
+        "line 3: unknown rule netwrok: did you mean network?",
     ),
     // Includes.
     (
         "include <tunables/global>\ninclude <abstractions/base>\nprofile custom.x {\n}\n",
-        "line 2: stands outside",
+        "line 2: outside a profile",
     ),
     (
         "include <abstractions/base>\nprofile custom.x {\n  file,\n}\n",
-        "line 1: stands outside",
+        "line 1: outside a profile",
     ),
     (
         "profile custom.x {\n  file,\n}\ninclude <abstractions/base>\n",
-        "line 4: stands outside",
+        "line 4: outside a profile",
     ),
     (
         "profile custom.x {\n  include <tunables/global>\n  file,\n}\n",
-        "line 2: declares variables: it goes before the profile",
+        "line 2: declares variables: move the line before the profile",
     ),
     // Variables.
     (
@@ -191,7 +191,7 @@ const TEXTS: [(&str, &str); 47] = [
         "profile custom.x {\n  /bin/* ix,\n  /*/sh px,\n}\n",
         "line 3: a program is executed in two ways: keep one of ix, px, cx, ux for it (lines 2, 3)",
     ),
-    // What the compiler says is plain enough.
+    // The compiler's message is plain enough.
     ("profile custom.x {\n  capability sys_admn,\n}\n", ""),
     ("profile custom.x {\n  signal set=(trem),\n}\n", ""),
     (
@@ -200,7 +200,7 @@ const TEXTS: [(&str, &str); 47] = [
     ),
 ];
 
-/// What the real compiler says of `text`, in plain words; nothing where there are none.
+/// The explanation of the real compiler's message about `text`; empty where there is none.
 fn said_of(text: &str, compiler: &[&str]) -> String {
     let mut input = tempfile();
     input.write_all(text.as_bytes()).unwrap();

@@ -1,4 +1,4 @@
-/* Stands in for the compiler: does what the text on its standard input says, and answers on its
+/* Stands in for the compiler: obeys the text on its standard input, and answers on its
    standard output. */
 #define _GNU_SOURCE
 #include <arpa/inet.h>

@@ -152,7 +152,7 @@ fn the_older_attribute_is_read_where_there_is_no_other() {
 }
 
 #[test]
-fn runtimes_at_work_are_armed() {
+fn runtimes_at_work_count_as_starting() {
     for comm in [
         "runc:[2:INIT]",
         "runc:[1:CHILD]",
@@ -199,10 +199,10 @@ fn a_runtime_started_by_its_descriptor_is_known_by_its_command_line() {
     proc.process(73, "4", &["unconfined"]);
     proc.process(74, "sh", &["unconfined"]);
     let mut scan = proc.scan();
-    scan.armed.sort_unstable();
-    let pids: Vec<u32> = scan.armed.iter().map(|(pid, _)| *pid).collect();
+    scan.starting.sort_unstable();
+    let pids: Vec<u32> = scan.starting.iter().map(|(pid, _)| *pid).collect();
     assert_eq!(pids, [70, 71, 73]);
-    let words = scan.armed_in_words().unwrap();
+    let words = scan.starting_in_words().unwrap();
     assert!(words.contains("runc:[2:INIT] (pid 70)"), "{words}");
 }
 

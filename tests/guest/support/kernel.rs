@@ -1,4 +1,4 @@
-//! What the kernel holds, read and written without armorer.
+//! The kernel's policy, read and written without armorer.
 
 use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
@@ -26,11 +26,11 @@ pub(crate) fn is_loaded(name: &str) -> bool {
 
 /// The blob that `name` was loaded from, byte for byte.
 pub(crate) fn raw_data(name: &str) -> Option<Vec<u8>> {
-    told(name, "raw_data")
+    file_of(name, "raw_data")
 }
 
-/// What the kernel's folder of the profile `name` has as `file`.
-pub(crate) fn told(name: &str, file: &str) -> Option<Vec<u8>> {
+/// The contents of `file` in the kernel's folder of the profile `name`.
+pub(crate) fn file_of(name: &str, file: &str) -> Option<Vec<u8>> {
     let entries = fs::read_dir(Path::new(POLICY).join("policy/profiles")).ok()?;
     let folder = |entry: fs::DirEntry| -> Option<PathBuf> {
         let found = fs::read_to_string(entry.path().join("name")).ok()?;

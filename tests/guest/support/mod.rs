@@ -31,7 +31,7 @@ pub(crate) struct Run {
 }
 
 impl Run {
-    /// Asserts the exit code; shows what was said if it is another.
+    /// Asserts the exit code; shows the output if it is another.
     #[track_caller]
     pub(crate) fn exits(self, code: i32) -> Self {
         assert_eq!(self.code, code, "armorer said:\n{}", self.said);

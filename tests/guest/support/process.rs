@@ -36,7 +36,7 @@ impl Held {
         self.child.id()
     }
 
-    /// What confines its main thread.
+    /// The label of its main thread.
     pub(crate) fn label(&self) -> String {
         label(self.pid())
     }
@@ -71,7 +71,7 @@ pub(crate) fn labels() -> Vec<String> {
     labels
 }
 
-/// Waits until nobody holds `profile`.
+/// Waits until no process holds `profile`.
 #[track_caller]
 pub(crate) fn until_free(profile: &str) {
     until(&format!("{profile} is free"), || {

@@ -1,4 +1,4 @@
-//! A program in the compiler's place that does what the text says: see compiler.c.
+//! A program in the compiler's place that obeys the text: see compiler.c.
 
 use std::fs;
 use std::path::PathBuf;

@@ -1,4 +1,4 @@
-//! What the tests from outside share: the binary, a folder made like a node, background processes,
+//! Shared by the tests from outside: the binary, a folder made like a node, background processes,
 //! and a compiler that misbehaves.
 
 mod compiler;

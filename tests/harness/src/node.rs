@@ -1,8 +1,8 @@
-//! A folder that looks like a node: what armorer takes for `/` (`--root`).
+//! A folder that looks like a node, for `--root`.
 //!
-//! It is a snapshot of what a kernel shows, and no emulation: nothing that is written to `.load`,
-//! `.replace` or `.remove` happens. So a pass converges here only where what it desires is loaded
-//! already; what a kernel does is tested on one (tests/guest).
+//! It is a snapshot of a kernel's files, not an emulation: nothing that is written to `.load`,
+//! `.replace` or `.remove` happens. So a pass converges here only where the desired profiles are loaded
+//! already; the kernel's behaviour is tested on one (tests/guest).
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -23,7 +23,7 @@ pub const BOOT: &str = "11111111-2222-3333-4444-555555555555";
 
 const POLICY: &str = "sys/kernel/security/apparmor";
 
-/// What the kernel of this node mediates: enough for the compiler.
+/// The features of this node's kernel: enough for the compiler.
 const FEATURES: [(&str, &str); 10] = [
     (
         "caps/mask",
@@ -217,7 +217,7 @@ impl Node {
         self.write("proc/sys/kernel/random/boot_id", format!("{boot_id}\n"));
     }
 
-    /// Has the kernel hold what `text` compiles to: one profile, `name`, in mode enforce.
+    /// Has the kernel hold the policy of `text`: one profile, `name`, in mode enforce.
     pub fn load(&self, name: &str, text: &str) {
         self.load_all(&[(name, "enforce")], &self.compile(text, &[]));
     }
@@ -286,7 +286,7 @@ impl Node {
         }
     }
 
-    /// Forgets what was written.
+    /// Forgets the writes.
     pub fn forget_writes(&self) {
         for file in [".load", ".replace", ".remove"] {
             self.write(&format!("{POLICY}/{file}"), "");
@@ -366,7 +366,7 @@ impl Node {
         serde_json::from_str(&self.read("var/lib/armorer/state.json")).unwrap()
     }
 
-    /// What is recorded of the set `default`.
+    /// The record of the set `default`.
     pub fn set(&self) -> Value {
         self.state()["sets"]["default"].clone()
     }

@@ -1,4 +1,4 @@
-//! What must hold on the node, as the test sees it.
+//! The conditions on the node, as the test sees it.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -81,7 +81,7 @@ pub(crate) struct Model {
     hashes: RefCell<BTreeMap<(String, usize), Vec<u8>>>,
 }
 
-/// What a pass must come to.
+/// The required result of a pass.
 pub(crate) struct Expected {
     pub(crate) exit: i32,
     /// Every name in force that is armorer's.
@@ -121,7 +121,7 @@ impl Model {
             .collect()
     }
 
-    /// What a pass must come to that found `before` loaded. The model moves on to there.
+    /// The required result of a pass that found `before` loaded. The model moves on to it.
     pub(crate) fn after_pass(&mut self, before: &BTreeSet<String>) -> Expected {
         let mut exit = 0;
         for (name, text) in &self.desired {
