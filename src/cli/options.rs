@@ -192,8 +192,8 @@ Status: output probe strict poll-time deadline loop-heartbeat";
 
 /// `NAME; ARGUMENTS; GROUPS; PURPOSE`, a line each; a group by the first word of its heading.
 const COMMANDS: &str = "\
-reconcile; [SOURCE...]; Removal Acceptance Compiler Pass Kubernetes Places; One pass: load, replace and remove profiles until the kernel holds the desired ones
-plan; [SOURCE...]; Plan Removal Acceptance Compiler Pass Kubernetes Places; Print the changes that a pass would make, and make none
+reconcile; [SOURCE...]; Removal Acceptance Compiler Pass Kubernetes Places; One pass: load, replace and remove profiles until the desired ones are in force
+plan; [SOURCE...]; Plan Removal Acceptance Compiler Pass Kubernetes Places; Print the changes of a pass without making them
 wait; NAME...; Wait Places; The gate: wait until every named profile is loaded
 status; ; Status Places; Show each profile, its state in the kernel and its processes
 check; PATH...; Check Acceptance Compiler Places; Validate profiles without a kernel

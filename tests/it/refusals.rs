@@ -326,7 +326,7 @@ fn a_link_out_of_the_source_and_a_fifo_are_refused() {
     assert_refused(&node, &[], &["custom.a", "link", "outside the source"]);
     node.remove("profiles/custom.a");
     node.link("gone", "profiles/custom.a");
-    assert_refused(&node, &[], &["custom.a", "link", "no file"]);
+    assert_refused(&node, &[], &["custom.a", "link", "missing file"]);
     node.remove("profiles/custom.a");
     let fifo = std::process::Command::new("mkfifo")
         .arg(node.path("profiles/custom.a"))

@@ -21,8 +21,8 @@ fn help_names_commands_sources_and_exit_codes() {
 
     Commands:
       reconcile               One pass: load, replace and remove profiles until the
-                              kernel holds the desired ones
-      plan                    Print the changes that a pass would make, and make none
+                              desired ones are in force
+      plan                    Print the changes of a pass without making them
       wait                    The gate: wait until every named profile is loaded
       status                  Show each profile, its state in the kernel and its
                               processes
