@@ -93,7 +93,7 @@ fn the_longest_name_has_a_copy() {
 }
 
 #[test]
-fn what_another_program_puts_in_the_place_of_a_copy_hangs_no_pass() {
+fn a_fifo_in_the_place_of_a_copy_hangs_no_pass() {
     for plant in ["mkfifo copies/custom.a", "ln -s /dev/zero copies/custom.a"] {
         let node = Node::settled(&["custom.a"]);
         node.reconcile(&COPY).assert(0);
@@ -106,6 +106,6 @@ fn what_another_program_puts_in_the_place_of_a_copy_hangs_no_pass() {
         assert!(planted.unwrap().success());
         let pass = [&["reconcile", "profiles"], &COPY[..]].concat();
         let run = Run::of(&mut node.under(&["timeout", "60"], &pass)).assert(0);
-        run.line(&["warning", "copies/custom.a", "no regular file"]);
+        run.line(&["warning", "copies/custom.a", "not a regular file"]);
     }
 }
