@@ -84,11 +84,10 @@ pub(crate) struct Text<'a> {
 
 impl<'a> Text<'a> {
     pub(crate) const fn new(name: &'a str, contents: &'a str) -> Self {
-        let last = false;
         Self {
             name,
             contents,
-            last,
+            last: false,
         }
     }
 }

@@ -75,8 +75,7 @@ fn conclude(
         let set = recorded_set(&mut store, &status.boot_id, &place.set);
         let counted = status.processes.as_ref().map(|processes| processes.counted);
         let stale = counted.is_none_or(|counted| now.since(&counted) >= COUNT_EVERY);
-        let changed = result.as_ref().is_ok_and(Report::has_changes);
-        let due = changed || (stale && result.is_ok());
+        let due = matches!(result, Ok(report) if stale || report.has_changes());
         if let Some(set) = set.as_ref().filter(|_| due) {
             status.processes = count(&kernel, set, now);
         }
