@@ -11,7 +11,7 @@ use crate::compiler::{self, Compiler, Includes, Text, features};
 use crate::desired::{Desired, ProfileSource};
 use crate::error::{Error, Exit};
 use crate::outcome::{Refusal, Unenforced, about};
-use crate::policy::{self, Profile, acknowledged, advise};
+use crate::policy::{self, Profile, advise};
 use crate::profile::{parent, printable};
 use crate::source::local;
 use crate::{report::SCHEMA, rules::Rules, source, source::Limits};
@@ -194,10 +194,9 @@ fn warn(source: &ProfileSource, profiles: &[Profile], unenforced: &[Unenforced])
         }
     }
     let mut found: Vec<_> = found.into_iter().collect();
-    if !acknowledged(&source.text, UNENFORCED) {
-        let messages = unenforced.iter().map(|rules| rules.message.clone());
-        found.extend(messages.map(|message| (UNENFORCED, (message, 1))));
-    }
+    let messages = unenforced.iter().map(|rules| rules.message.clone());
+    found.extend(messages.map(|message| (UNENFORCED, (message, 1))));
+    found.retain(|(kind, _)| !acknowledged(&source.text, kind));
     let findings = found.into_iter().map(|(kind, (message, count))| {
         let more = match count {
             1 => String::new(),
@@ -213,6 +212,15 @@ fn warn(source: &ProfileSource, profiles: &[Profile], unenforced: &[Unenforced])
         }
     });
     findings.collect()
+}
+
+/// Whether a comment `# armorer: allow KIND…` in `text` names `kind`.
+fn acknowledged(text: &str, kind: &str) -> bool {
+    let mut lines = text.lines().filter(|line| line.contains("armorer:"));
+    lines.any(|line| {
+        let words: Vec<_> = line.split_whitespace().collect();
+        matches!(&words[..], ["#", "armorer:", "allow", kinds @ ..] if kinds.contains(&kind))
+    })
 }
 
 /// Where the text `name` is: `place` is its folder, or a file.

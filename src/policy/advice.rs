@@ -28,8 +28,8 @@ const NO_ABI: &str = "without an abi line, each node's parser.conf and kernel de
 /// A stable word for machines and acknowledgements, and one line: the consequence and the remedy.
 pub(crate) type Finding = (&'static str, String);
 
-/// The findings about `profile`, one of `profiles`, which `text` was compiled to, but those that a comment
-/// in the text acknowledges. Children and hats have none of their own.
+/// The findings about `profile`, one of `profiles`, which `text` was compiled to.
+/// Children and hats have none of their own.
 pub(crate) fn advise(profile: &Profile, profiles: &[Profile], text: &str) -> Vec<Finding> {
     let mode = profile.member.mode;
     if mode == Mode::Unconfined || profile.member.name.contains("//") {
@@ -61,17 +61,7 @@ pub(crate) fn advise(profile: &Profile, profiles: &[Profile], text: &str) -> Vec
     if !text.lines().any(is_abi) {
         found.push(("no-abi", NO_ABI.to_owned()));
     }
-    found.retain(|(kind, _)| !acknowledged(text, kind));
     found
-}
-
-/// Whether a comment `# armorer: allow KIND…` in `text` names `kind`.
-pub(crate) fn acknowledged(text: &str, kind: &str) -> bool {
-    let mut lines = text.lines().filter(|line| line.contains("armorer:"));
-    lines.any(|line| {
-        let words: Vec<_> = line.split_whitespace().collect();
-        matches!(&words[..], ["#", "armorer:", "allow", kinds @ ..] if kinds.contains(&kind))
-    })
 }
 
 fn can_be_stopped(profile: &Profile, peer: &str) -> bool {

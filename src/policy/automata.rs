@@ -5,8 +5,6 @@
 //! kernel refuses automata that point out of their tables; here they lead to state 0, which grants
 //! nothing.
 
-use std::collections::HashSet;
-
 /// In a base: the steps that the state lacks are those of its default state.
 const DIFFERENTIAL: u32 = 1 << 31;
 
@@ -122,7 +120,7 @@ impl Automaton<'_> {
     }
 
     /// The classes that a state has a step of its own for; all others lead to the same states.
-    pub(super) fn used(&self) -> HashSet<u32> {
+    pub(super) fn used(&self) -> std::collections::HashSet<u32> {
         let base = |state: &u32| self.at(BASE, *state) & 0xff_ffff;
         let steps = (0_u32..).zip(&self.tables[CHECK]);
         let classes = steps.map(|(place, state)| place.wrapping_sub(base(state)));

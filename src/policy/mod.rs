@@ -8,7 +8,7 @@ mod stream;
 mod tests;
 mod words;
 
-pub(crate) use advice::{acknowledged, advise};
+pub(crate) use advice::advise;
 pub(crate) use question::{Answer, Question, expectation};
 pub(crate) use stream::profiles;
 

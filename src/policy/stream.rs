@@ -4,8 +4,6 @@
 //! items, each a tag byte and a value, with an optional NAME item before it that names it. For
 //! each member: `version` (U32), optionally `namespace` (STRING), then a STRUCT `profile`.
 
-use std::mem;
-
 use super::automata::Automaton;
 use super::{Content, Member, Profile};
 use crate::profile::Mode;
@@ -59,7 +57,7 @@ fn read<'a>(rest: &mut &'a [u8]) -> Read<Vec<Profile<'a>>> {
             End if names.len() > 1 => drop(names.pop()),
             End => {
                 names.clear();
-                profiles.push(mem::take(&mut content).into_profile()?);
+                profiles.push(std::mem::take(&mut content).into_profile()?);
             }
             value => content.take(&names, name, value)?,
         }

@@ -543,25 +543,6 @@ fn each_finding_has_two_sides() {
             flags("flags=(attach_disconnected)").replace("abi <", "  abi<"),
             &[],
         ),
-        (
-            sound("/** r,").replace("/ r,", "# armorer: allow nothing-executable"),
-            &[],
-        ),
-        (
-            sound("deny signal,").replace("/ r,", "#armorer: allow nothing-executable"),
-            &["nothing-executable", "cannot-be-stopped"],
-        ),
-        (
-            format!(
-                "# armorer: allow cannot-be-stopped nothing-executable\n{}",
-                sound("deny signal,")
-            ),
-            &[],
-        ),
-        (
-            sound("/** r,").replace("/ r,", "# armorer: allow nothing"),
-            &["nothing-executable"],
-        ),
     ] {
         assert_eq!(kinds(&text), found, "{text}");
     }

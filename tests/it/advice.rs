@@ -71,6 +71,24 @@ fn each_kind_of_advice_is_found_and_can_be_acknowledged() {
         node.write("custom.a", format!("# armorer: allow {kind}\n{text}"));
         check(&node, &["custom.a", "--strict"]).assert(0);
     }
+    let bad = CLEAN.replace("signal,", "").replace("file,", "/** rw,");
+    node.write(
+        "custom.a",
+        format!("# armorer: allow cannot-be-stopped nothing-executable\n{bad}"),
+    );
+    assert!(kinds(&node, &[]).is_empty());
+    for line in [
+        "#armorer: allow cannot-be-stopped",
+        "# armorer: allow cannot",
+        "# allow cannot-be-stopped",
+    ] {
+        node.write("custom.a", format!("{line}\n{bad}"));
+        assert_eq!(
+            kinds(&node, &[]),
+            ["cannot-be-stopped", "nothing-executable"],
+            "{line}"
+        );
+    }
     node.write("custom.a", CLEAN);
     assert_eq!(kinds(&node, &["--complain"]), ["complain-mode"]);
 }
