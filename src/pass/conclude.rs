@@ -64,9 +64,13 @@ fn conclude(
         }
         status.logged = now.uptime;
     }
-    // After a removal or a restore, only the loop's next pass makes the node ready.
+    // After a removal or a restore, also one since this pass, only the loop's next pass makes the node
+    // ready. What takes time since is the node's object.
+    let mut set = || recorded_set(&mut store, &status.boot_id, &place.set);
+    let is_last =
+        node.is_none() || matches!(&result, Ok(report) if set().as_ref() == Some(&report.set));
     if settings.loop_id.is_some() || cluster.is_none() {
-        status.loop_id.clone_from(&settings.loop_id);
+        status.loop_id = settings.loop_id.clone().filter(|_| is_last);
     }
     if !store.is_prepared() {
         return;

@@ -118,7 +118,14 @@ fn a_compiler_that_waits_is_killed_and_tried_again_in_the_next_pass() {
 fn a_text_that_takes_too_much_processor_time_is_refused_until_it_changes() {
     let stage = Stage::new(&[("custom.a", &["spin"])]);
     let short = ["--max-compile-time", "1s"];
-    let run = stage.pass(&short).assert(1);
+    let mut run = stage.pass(&short).assert(1);
+    // On a busy machine its compiler may wait too long first, and is tried again.
+    for _ in 0..5 {
+        if run.stderr().contains("custom.a refused") {
+            break;
+        }
+        run = stage.pass(&short).assert(1);
+    }
     run.line(&[
         "✗ refused",
         "custom.a",

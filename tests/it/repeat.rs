@@ -177,7 +177,9 @@ fn sigterm_ends_it_at_once_while_it_sleeps() {
     running.until("the first pass", |running| running.passes() == 1);
     running.until("its end", |running| running.running().is_empty());
     running.terminate();
-    assert_eq!(running.count("stopped by a signal"), 1);
+    running.until("its last words", |running| {
+        running.count("stopped by a signal") == 1
+    });
     node.assert_untouched();
 }
 

@@ -4,7 +4,7 @@
 use harness::{deeds, profile};
 use serde_json::{Value, json};
 
-use crate::cluster::{Cluster, NODE, map};
+use crate::cluster::{Cluster, NODE, certificate, map};
 
 const KEY: &str = "example.com/armorer-starting";
 const CLEAR: [&str; 4] = ["--clear-taint", KEY, "--node-name", NODE];
@@ -215,4 +215,41 @@ fn a_plan_changes_nothing_on_the_node() {
     cluster.run(&[&plan[..], &CLEAR[..]].concat()).assert(0);
     assert_eq!(cluster.asked(), [MAP]);
     assert_eq!(taints(&cluster)[0]["key"], KEY);
+}
+
+/// The lock is free while the node's object is written.
+#[test]
+fn a_removal_by_hand_while_the_node_is_labelled_leaves_no_probe_ready() {
+    let cluster = Cluster::start();
+    let node = &cluster.node;
+    node.put_loaded("custom.a", &profile("custom.a"));
+    node.loop_pass("one", &[]).assert(0);
+    node.probe("ready", &[]).assert(0);
+    let server = cluster.fault("silence");
+    let (source, token) = (node.source(), node.arg("token"));
+    let ca = certificate("authority.pem");
+    let mut pass = node.command(&[
+        "reconcile",
+        &source,
+        "--loop",
+        "one",
+        "--label-node",
+        "--node-name",
+        NODE,
+        "--api-server",
+        &server,
+        "--token-file",
+        &token,
+        "--ca-file",
+        &ca,
+    ]);
+    let mut pass = pass.spawn().unwrap();
+    std::thread::sleep(std::time::Duration::from_secs(3));
+    node.run(&["remove", "--all", "--force"]);
+    assert!(
+        pass.try_wait().unwrap().is_none(),
+        "the pass ended too early"
+    );
+    pass.wait().unwrap();
+    node.probe("ready", &[]).assert(1);
 }
