@@ -66,9 +66,11 @@ fn conclude(
     }
     // After a removal or a restore, also one since this pass, only the loop's next pass makes the node
     // ready. What takes time since is the node's object.
-    let mut set = || recorded_set(&mut store, &status.boot_id, &place.set);
+    let asked = node.is_some() || settings.metrics_file.is_some();
+    let set = asked.then(|| recorded_set(&mut store, &status.boot_id, &place.set));
+    let set = set.flatten();
     let is_last =
-        node.is_none() || matches!(&result, Ok(report) if set().as_ref() == Some(&report.set));
+        node.is_none() || matches!(result, Ok(report) if set.as_ref() == Some(&report.set));
     if settings.loop_id.is_some() || cluster.is_none() {
         status.loop_id = settings.loop_id.clone().filter(|_| is_last);
     }
@@ -76,7 +78,6 @@ fn conclude(
         return;
     }
     if let Some(file) = &settings.metrics_file {
-        let set = recorded_set(&mut store, &status.boot_id, &place.set);
         let counted = status.processes.as_ref().map(|processes| processes.counted);
         let stale = counted.is_none_or(|counted| now.since(&counted) >= COUNT_EVERY);
         let due = matches!(result, Ok(report) if stale || report.has_changes());
