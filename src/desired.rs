@@ -46,24 +46,25 @@ pub(crate) struct Desired {
 impl Desired {
     /// Sorts out the files in `found`.
     pub(crate) fn new(found: Vec<RawProfile>, rules: &Rules) -> Self {
-        let digests: Vec<Digest> = found.iter().map(digest).collect();
+        let mut sources: Vec<&String> = found.iter().map(|raw| &raw.source).collect();
+        sources.dedup();
         let words = found.iter();
         let words = words.flat_map(|raw| [&raw.name, &raw.source, &raw.place]);
+        let digests: Vec<Digest> = found.iter().map(digest).collect();
         let mut desired = Self {
             digest: Digest::of_parts([Digest::of_parts(words), Digest::of_parts(&digests)]),
             profiles: Vec::new(),
             refused: BTreeMap::new(),
-            holding: found.iter().map(|raw| raw.source.clone()).collect(),
+            holding: sources.into_iter().cloned().collect(),
         };
-        let mut places = BTreeMap::<String, Vec<String>>::new();
-        for raw in &found {
-            let entry = places.entry(raw.name.clone()).or_default();
-            entry.push(raw.place.clone());
-        }
-        for (raw, digest) in found.into_iter().zip(digests) {
+        let mut found: Vec<_> = found.into_iter().zip(digests).collect();
+        found.sort_by(|(a, _), (b, _)| a.name.cmp(&b.name));
+        let files = found.chunk_by(|(a, _), (b, _)| a.name == b.name);
+        let names: Vec<_> = files.map(|files| accept(files, rules)).collect();
+        found.dedup_by(|(a, _), (b, _)| a.name == b.name);
+        for ((raw, digest), name) in found.into_iter().zip(names) {
             let RawProfile { source, place, .. } = raw;
-            let accepted = accept(&raw.name, &places[&raw.name], rules);
-            match accepted.and_then(|name| Ok((name, raw.text?))) {
+            match name.and_then(|name| Ok((name, raw.text?))) {
                 Ok((name, text)) => desired.profiles.push(ProfileSource {
                     name,
                     source,
@@ -71,10 +72,9 @@ impl Desired {
                     text,
                     digest,
                 }),
-                Err(refusal) => _ = desired.refused.entry(raw.name).or_insert((place, refusal)),
+                Err(refusal) => _ = desired.refused.insert(raw.name, (place, refusal)),
             }
         }
-        desired.profiles.sort_by(|a, b| a.name.cmp(&b.name));
         desired
     }
 
@@ -93,10 +93,11 @@ fn digest(raw: &RawProfile) -> Digest {
     }
 }
 
-/// `places` are all that hold a file of this name.
-fn accept(name: &str, places: &[String], rules: &Rules) -> Result<ProfileName, Refusal> {
-    let name = rules.file_name(name)?;
-    if places.len() > 1 {
+/// `files` are all of one name.
+fn accept(files: &[(RawProfile, Digest)], rules: &Rules) -> Result<ProfileName, Refusal> {
+    let name = rules.file_name(&files[0].0.name)?;
+    if files.len() > 1 {
+        let places: Vec<_> = files.iter().map(|(raw, _)| raw.place.as_str()).collect();
         let line = format!("is in {}: keep one", places.join(" and in "));
         return Err(Refusal::new("duplicate", line));
     }

@@ -151,26 +151,30 @@ pub(super) fn read(
 }
 
 impl Inputs {
-    /// The report of a pass that finds everything as the last one left it: sources, compiler, options,
-    /// included files, copies, kernel and state.
-    pub(super) fn unchanged(&self, settings: &Settings, session: &Session) -> Option<Report> {
+    /// Whether everything is as the last pass left it: sources, compiler, options, included files,
+    /// copies, kernel and state.
+    pub(super) fn are_unchanged(&self, settings: &Settings, session: &Session) -> bool {
         let (set, basis) = (session.set(), &session.set().basis);
         let (mut owned, mut problems) = (set.owned.values(), set.problems.values());
         let status = || Status::read(&session.store.status_path(&session.set_name));
         let copies = settings.report.copy_to.as_deref();
-        let stands = owned.all(|owned| owned.pending.is_none() && owned.unwanted.is_none())
+        owned.all(|owned| owned.pending.is_none() && owned.unwanted.is_none())
             && problems.all(|problem| matches!(problem.kind, Kind::Refused | Kind::Conflict))
             && basis.inputs == Some(self.digest)
             && basis.objects == self.objects
             && basis.kernel_revision.is_some()
             && basis.kernel_revision == session.kernel.revision()
-            && status().is_some_and(|status| status.state == Some(session.store.saved()))
+            && status().is_some_and(|status| status.state == session.store.saved)
             && Includes::new(&settings.compiler.base).are_current(&basis.includes)
-            && copies.is_none_or(|to| copies::are_current(to, &set.copies));
-        let outcomes = set.problems.iter();
-        let outcomes = outcomes.map(|(name, problem)| problem.outcome(name));
-        let files = self.desired.names();
-        stands.then(|| session.report(outcomes.collect(), &files, self.remarks.clone()))
+            && copies.is_none_or(|to| copies::are_current(to, &set.copies))
+    }
+
+    /// The report of a pass that changes nothing.
+    pub(super) fn repeated(&self, session: Session) -> Report {
+        let problems = session.set().problems.iter();
+        let outcomes = problems.map(|(name, problem)| problem.outcome(name));
+        let (outcomes, files) = (outcomes.collect(), self.desired.names());
+        session.report(outcomes, &files, self.remarks.clone())
     }
 
     /// Stores the texts of the API server's objects, accepted or not, so that an object that did not change

@@ -30,7 +30,7 @@ const DEPTH: usize = 16;
 /// The longest tick of the kernel's clock for files.
 const TICK: Duration = Duration::from_millis(20);
 
-/// Adds the profiles of the folder or the file at `path`, by name, then by folder.
+/// Adds the profiles of the folder or the file at `path`, in the order of their paths.
 ///
 /// A file's own name is its profile's name, also in a subfolder. A link is followed to a file inside
 /// `path` only. A file that cannot be a profile (a fifo, a link to elsewhere, too many bytes) comes
@@ -47,15 +47,13 @@ pub(super) fn read(path: &Path, limits: &Limits, found: &mut Found) -> Result<()
         found.profiles.truncate(before);
         found.bytes = bytes;
     }
-    let new = &mut found.profiles[before..];
-    new.sort_by(|a, b| (&a.name, &a.place).cmp(&(&b.name, &b.place)));
     Ok(())
 }
 
 /// One try: the folders are listed, read, and listed again. A listing can miss a name that is renamed
 /// or moved meanwhile, and a missed profile would count as unwanted.
 fn read_once(path: &Path, limits: &Limits, found: &mut Found) -> Result<(), Error> {
-    let (source, limit) = (path.display(), limits.profile_bytes);
+    let (source, limit) = (path.display().to_string(), limits.profile_bytes);
     let failed = |error| failure(path, &error);
     let root = fs::open(path).map_err(|error| match error.kind() {
         io::ErrorKind::NotFound => unread(&format!(
@@ -63,13 +61,13 @@ fn read_once(path: &Path, limits: &Limits, found: &mut Found) -> Result<(), Erro
         )),
         _ => failed(error),
     })?;
-    let mut keep = |name: &OsStr, place: &Path, text: Text| {
-        let misnamed = refused("has a name that is not UTF-8: rename it");
+    let mut keep = |name: &OsStr, place: &str, text: Text| {
+        let misnamed = || refused("has a name that is not UTF-8: rename it");
         let profile = RawProfile {
             name: name.to_string_lossy().into_owned(),
-            source: source.to_string(),
-            place: place.display().to_string(),
-            text: name.to_str().map_or(misnamed, |_| text),
+            source: source.clone(),
+            place: place.to_owned(),
+            text: name.to_str().map_or_else(misnamed, |_| text),
         };
         found.keep(profile, limits)
     };
@@ -77,7 +75,7 @@ fn read_once(path: &Path, limits: &Limits, found: &mut Found) -> Result<(), Erro
     if opened.is_file() {
         let bytes = fs::read_open(root, opened.len(), limit).map_err(failed)?;
         let name = path.file_name().unwrap_or_default();
-        return keep(name, path, text(bytes, limit));
+        return keep(name, &source, text(bytes, limit));
     }
     if !opened.is_dir() {
         let kind = word(opened.file_type());
@@ -88,10 +86,16 @@ fn read_once(path: &Path, limits: &Limits, found: &mut Found) -> Result<(), Erro
     if listing.folders[0].0 != (opened.dev(), opened.ino()) {
         return Err(changed(path));
     }
+    let mut folder = Path::new("");
+    let mut place = joined(path, folder).display().to_string();
     for (below, kind) in &listing.files {
+        let parent = below.parent().unwrap_or(below);
+        if parent != folder {
+            place = joined(path, &shown(parent)).display().to_string();
+            folder = parent;
+        }
         let text = file(&root, below, *kind, limit);
         let text = text.map_err(|error| failure(&path.join(below), &error))?;
-        let place = joined(path, &shown(below.parent().unwrap_or(below)));
         keep(below.file_name().unwrap_or_default(), &place, text)?;
     }
     // By its path again: another program may keep the source as a link, put a new folder in place
@@ -121,7 +125,9 @@ impl Listing {
     fn of(root: &Path, limits: &Limits) -> Result<Self, Error> {
         let mut listing = Self::default();
         listing.add(root, Path::new(""), limits)?;
-        listing.files.sort_by(|a, b| a.0.cmp(&b.0));
+        // By bytes: a path's own order costs as much as reading the files.
+        let files = &mut listing.files;
+        files.sort_by(|(a, _), (b, _)| a.as_os_str().cmp(b.as_os_str()));
         Ok(listing)
     }
 

@@ -78,7 +78,7 @@ const TOTAL_BYTES: u64 = 64 * 1024 * 1024;
 /// A profile's text, or why there is none.
 pub(crate) type Text = Result<String, Refusal>;
 
-/// All that the sources hold, in the order of the sources, then of the names, then of the folders.
+/// All that the sources hold, in the order of the sources, then of their paths or names.
 /// Names are as found: not checked, and perhaps there twice.
 #[derive(Debug, Default)]
 pub(crate) struct Found {

@@ -26,8 +26,8 @@ const LIMIT: u64 = 64 << 20;
 /// The state folder.
 pub(crate) struct Store {
     path: PathBuf,
-    /// The contents of state.json, as far as this process knows.
-    saved: Vec<u8>,
+    /// The digest of state.json, as far as this process knows.
+    pub(crate) saved: Option<Digest>,
 }
 
 /// Held until dropped.
@@ -37,7 +37,7 @@ impl Store {
     pub(crate) fn new(path: &Path) -> Self {
         Self {
             path: path.to_owned(),
-            saved: Vec::new(),
+            saved: None,
         }
     }
 
@@ -119,12 +119,13 @@ impl Store {
     /// It cannot be read, is damaged, or is a newer version's.
     pub(crate) fn load(&mut self) -> Result<State, Error> {
         let path = self.path.join("state.json");
-        self.saved = match fs::read(&path, LIMIT) {
+        let json = match fs::read(&path, LIMIT) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(State::default()),
-            text => text.map_err(self.unusable("read the state in"))?,
+            json => json.map_err(self.unusable("read the state in"))?,
         };
+        self.saved = Some(Digest::of(&json));
         let damaged = |error| Error::State(format!("{}: {error}", path.display()));
-        State::parse(&self.saved).map_err(damaged)
+        State::parse(&json).map_err(damaged)
     }
 
     /// Writes the state if it differs from that on the disk. When this returns, it outlasts a power
@@ -134,17 +135,13 @@ impl Store {
     /// It cannot be written; the old state then stands.
     pub(crate) fn save(&mut self, state: &State) -> Result<(), Error> {
         let json = state.to_json();
-        if json != self.saved {
+        let digest = Some(Digest::of(&json));
+        if digest != self.saved {
             let replaced = fs::replace_durably(&self.path.join("state.json"), &json, 0o600);
             replaced.map_err(self.unusable("save the state in"))?;
-            self.saved = json;
+            self.saved = digest;
         }
         Ok(())
-    }
-
-    /// The digest of state.json, as far as this process knows.
-    pub(crate) fn saved(&self) -> Digest {
-        Digest::of(&self.saved)
     }
 
     /// The folder of texts and policies.
