@@ -1,6 +1,9 @@
 //! A profile is removed only from under no process: clocks, sightings, runtimes, incomplete scans, force.
 
+use std::mem::MaybeUninit;
+
 use harness::{Node, Run};
+use rustix::fs::inotify::{self, ReadFlags, WatchFlags};
 use serde_json::json;
 
 const NOW: [&str; 2] = ["--remove-after", "0s"];
@@ -156,6 +159,44 @@ fn a_runtime_that_ends_within_two_seconds_puts_nothing_off() {
         node.reconcile(&NOW).assert(0);
     });
     assert_eq!(node.removed(), "custom.b");
+}
+
+/// The scans of a pass with `arguments`: how often it opened the name of the runtime with pid 78.
+fn scans(node: &Node, arguments: &[&str]) -> (Run, usize) {
+    let watch = inotify::init(inotify::CreateFlags::NONBLOCK).unwrap();
+    // A close between two openings keeps them from being reported as one.
+    let events = WatchFlags::OPEN | WatchFlags::CLOSE_NOWRITE;
+    inotify::add_watch(&watch, node.path("proc/78/comm"), events).unwrap();
+    let run = node.reconcile(&[&NOW[..], arguments].concat());
+    let mut buffer = [MaybeUninit::uninit(); 4096];
+    let mut events = inotify::Reader::new(&watch, &mut buffer);
+    let events = std::iter::from_fn(|| Some(events.next().ok()?.events()));
+    let count = events.filter(|event| event.contains(ReadFlags::OPEN));
+    (run, count.count())
+}
+
+/// The pause before each further look is 400 ms.
+#[test]
+fn the_looks_at_a_runtime_stay_within_the_deadline_and_are_shared_by_all_removals() {
+    const NAMES: [&str; 4] = ["custom.a", "custom.b", "custom.c", "custom.d"];
+    for (deadline, looks) in [("1s", 3), ("5m", 5)] {
+        let node = Node::settled(&NAMES);
+        for name in &NAMES[1..] {
+            node.take_out(name);
+        }
+        node.process(78, "runc", "unconfined");
+        let (run, scans) = scans(&node, &["--deadline", deadline]);
+        for name in &NAMES[1..] {
+            run.line(&["… deferred", name, "runc (pid 78)"]);
+        }
+        run.line(&["3 deferred"]);
+        assert_eq!(node.removed(), "");
+        // The first decides which profiles are due; each due one is looked for at least once.
+        let most = 1 + looks + 2;
+        assert!((4..=most).contains(&scans), "{deadline}: {scans}");
+        // On a busy machine a deadline leaves room for fewer.
+        assert!(deadline == "1s" || scans == most, "{scans}");
+    }
 }
 
 #[test]
