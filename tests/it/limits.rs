@@ -3,13 +3,13 @@
 
 use std::fmt::Write as _;
 
-use harness::{Node, Run, profile};
+use harness::{Node, Run, deeds, profile};
 use sha2::{Digest as _, Sha256};
 
-/// armorer with at most 256 MiB of address space and 20 seconds of processor time, in each process.
-fn limited(node: &Node, arguments: &[&str]) -> Run {
-    let limits = "ulimit -v 262144; ulimit -t 20; exec \"$@\"";
-    Run::of(&mut node.under(&["sh", "-c", limits, "sh"], arguments))
+/// armorer with at most `mib` MiB of address space and 20 seconds of processor time, in each process.
+fn limited(node: &Node, mib: u32, arguments: &[&str]) -> Run {
+    let limits = format!("ulimit -v {}; ulimit -t 20; exec \"$@\"", mib * 1024);
+    Run::of(&mut node.under(&["sh", "-c", &limits, "sh"], arguments))
 }
 
 #[test]
@@ -32,7 +32,7 @@ fn texts_full_of_includes_take_neither_memory_nor_time() {
         node.put(name, text);
     }
     let plan = ["plan", "profiles", "--max-profile-size", "1MiB"];
-    let run = limited(&node, &plan).assert(1);
+    let run = limited(&node, 256, &plan).assert(1);
     run.line(&["+ load", "custom.good"]);
     assert!(run.stdout().ends_with("1 to load, 5 refused\n"), "{run}");
 }
@@ -82,8 +82,67 @@ fn a_policy_that_many_profiles_share_is_read_once() {
     node.write("sys/kernel/security/apparmor/profiles", names);
     node.put("custom.many.1", profile("custom.many.1"));
     // Each on its own it would be 8 GB.
-    let run = limited(&node, &["plan", "profiles"]).assert(1);
+    let run = limited(&node, 256, &["plan", "profiles"]).assert(1);
     run.line(&["! conflict", "custom.many.1"]);
+}
+
+/// Has the kernel of `node` hold `policy`, which brings `names`.
+fn hold(node: &Node, names: &[String], policy: &[u8]) {
+    const POLICY: &str = "sys/kernel/security/apparmor";
+    let mut list = node.read(&format!("{POLICY}/profiles"));
+    let hash = hex::encode(Sha256::digest(policy));
+    for name in names {
+        let _ = writeln!(list, "{name} (enforce)");
+        let entry = format!("{POLICY}/policy/profiles/{name}.1");
+        node.write(&format!("{entry}/name"), format!("{name}\n"));
+        node.write(&format!("{entry}/raw_sha256"), format!("{hash}\n"));
+    }
+    node.write(&format!("{POLICY}/profiles"), list);
+}
+
+/// The policies together are larger than the memory.
+#[test]
+fn a_pass_over_many_texts_with_further_profiles_holds_few_policies_at_once() {
+    const MEMORY: u32 = 32;
+    const TEXTS: usize = 24;
+    const MEMBERS: usize = 100;
+    let node = Node::new();
+    let member = |text, number| format!("custom.{text:02}.{number:03}");
+    let head = format!("profile {} {{", member(0, 0));
+    // One profile, given other names of the same length: the real compiler would take a minute for all.
+    let one = node.compile(&paths(40, 20).replace("profile custom.large {", &head), &[]);
+    let mut places = one.windows(member(0, 0).len());
+    let at = places.position(|bytes| bytes == member(0, 0).as_bytes());
+    let at = at.unwrap();
+    let mut texts = Vec::new();
+    for text in 0..TEXTS {
+        let names: Vec<_> = (0..MEMBERS).map(|number| member(text, number)).collect();
+        let mut policy = Vec::new();
+        for name in &names {
+            let start = policy.len() + at;
+            policy.extend(&one);
+            policy[start..start + name.len()].copy_from_slice(name.as_bytes());
+        }
+        node.write(&format!("base/{text}"), &policy);
+        node.put(&names[0], deeds(&names[0], &[&format!("copy {text}")]));
+        texts.push((names, policy));
+    }
+    let size: usize = texts.iter().map(|(_, policy)| policy.len()).sum();
+    assert!(size > (MEMORY << 20) as usize, "{size}");
+    let pass = ["reconcile", "profiles", "--parser", &node.stand_in()];
+    // This kernel loads nothing by itself.
+    let run = limited(&node, MEMORY, &pass).assert(1);
+    let loads = run.stderr().lines().filter(|line| line.contains("+ load"));
+    assert_eq!(loads.count(), TEXTS, "{run}");
+    for (names, policy) in &texts {
+        hold(&node, names, policy);
+    }
+    let run = limited(&node, MEMORY, &pass).assert(0);
+    run.line(&["converged", &format!("{TEXTS} profiles in force")]);
+    assert_eq!(
+        node.set()["owned"].as_object().unwrap().len(),
+        TEXTS * MEMBERS
+    );
 }
 
 /// `count` paths of `length` digits without a common beginning, which take the compiler much memory.
