@@ -17,7 +17,8 @@ mod unenforced;
 use std::hash::{BuildHasher as _, RandomState};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
-use std::{cmp::Reverse, collections::BTreeSet, fs, os::unix::fs::MetadataExt, process::Command};
+use std::{cmp::Reverse, collections::BTreeSet, fs, ops::RangeInclusive};
+use std::{os::unix::fs::MetadataExt, process::Command};
 
 use crate::outcome::{Refusal, Unenforced};
 use crate::{error::Error, profile::Digest};
@@ -49,7 +50,7 @@ const TICK: Duration = Duration::from_millis(250);
 const PATIENCE: u32 = 4;
 
 /// The users of compilers, which systemd's table of users leaves unused.
-const USERS: std::ops::RangeInclusive<u32> = 0x7000_0000..=0x7FFD_FFFF;
+const USERS: RangeInclusive<u32> = 0x7000_0000..=0x7FFD_FFFF;
 
 /// The user's settings.
 #[derive(Clone, Debug)]
@@ -207,14 +208,14 @@ impl Compiler {
         let mut waiting: Vec<usize> = (0..texts.len()).collect();
         waiting.sort_by_key(|index| (texts[*index].last, Reverse(texts[*index].contents.len())));
         let mut waiting = waiting.into_iter();
-        let taken = self.users();
+        let user = free_users(&self.settings.proc, USERS);
         let mut running: Vec<(usize, Process)> = Vec::new();
         let mut ready = Vec::new();
         loop {
             while running.len() < self.resources.jobs
                 && let Some(index) = waiting.next()
             {
-                match self.start(&texts[index], free_user(&taken), deadline) {
+                match self.start(&texts[index], user(), deadline) {
                     Ok(process) => running.push((index, process)),
                     Err(reason) => ready.push((index, Err(reason))),
                 }
@@ -285,13 +286,6 @@ impl Compiler {
         command
     }
 
-    /// The users that processes have now.
-    fn users(&self) -> BTreeSet<u32> {
-        let processes = fs::read_dir(&self.settings.proc).into_iter().flatten();
-        let owners = processes.filter_map(|process| process.ok()?.metadata().ok());
-        owners.map(|metadata| metadata.uid()).collect()
-    }
-
     fn result(&self, text: &Text, process: &mut Process, ended: Ended) -> Outcome {
         let output = process.output(self.settings.policy_bytes);
         let unread = |error| failed(&format!("cannot read the compiler's output: {error}"));
@@ -328,12 +322,15 @@ fn configuration() -> Vec<PathBuf> {
     files.chain([CONFIG]).map(PathBuf::from).collect()
 }
 
-/// One of [`USERS`] that is not among `taken`, by chance.
-fn free_user(taken: &BTreeSet<u32>) -> u32 {
-    let count = u64::from(USERS.end() - USERS.start() + 1);
-    loop {
+/// Draws one of `users` by chance that no process in `proc` has now.
+fn free_users(proc: &Path, users: RangeInclusive<u32>) -> impl Fn() -> u32 {
+    let processes = fs::read_dir(proc).into_iter().flatten();
+    let owners = processes.filter_map(|process| process.ok()?.metadata().ok());
+    let taken: BTreeSet<u32> = owners.map(|metadata| metadata.uid()).collect();
+    let count = u64::from(users.end() - users.start() + 1);
+    move || loop {
         let chance = RandomState::new().hash_one(()) % count;
-        let user = USERS.start() + u32::try_from(chance).unwrap_or(0);
+        let user = users.start() + u32::try_from(chance).unwrap_or(0);
         if !taken.contains(&user) {
             return user;
         }
