@@ -160,6 +160,79 @@ fn the_deadline_of_the_pass_ends_a_compiler_too() {
     assert_eq!(stage.node.status()["last_pass"]["ready"], false);
 }
 
+/// The compilers at once of a pass in a control group, of which /proc/self/cgroup shows `groups`, and
+/// /sys/fs/cgroup has `files`.
+fn compilers_at_once(groups: &str, files: &[(&str, &str)]) -> usize {
+    let names = ["custom.a", "custom.b", "custom.c"];
+    let stage = Stage::new(&names.map(|name| (name, &["hang"][..])));
+    let node = &stage.node;
+    node.write("groups", groups);
+    node.write("control/pods/web/cgroup.controllers", "cpu memory\n");
+    for (path, text) in files {
+        node.write(&format!("control/{path}"), format!("{text}\n"));
+    }
+    let mounts = "mount --bind control /sys/fs/cgroup
+        mount --bind groups /proc/$$/cgroup
+        exec \"$@\"";
+    let wrapper = ["unshare", "--mount", "sh", "-ec", mounts, "sh"];
+    let pass = [
+        "reconcile",
+        "profiles",
+        "--parser",
+        &stage.parser,
+        "--deadline",
+        "2s",
+    ];
+    let run = Run::of(&mut node.under(&wrapper, &pass)).assert(1);
+    // Each compiler takes all of the time; the texts that have no turn wait.
+    let count = |words| run.stderr().matches(words).count();
+    let at_once = count("waited too long");
+    assert_eq!(
+        at_once + count("before the pass' deadline"),
+        names.len(),
+        "{run}"
+    );
+    at_once
+}
+
+#[test]
+fn the_control_group_limits_how_many_compilers_run_at_once() {
+    const UNIFIED: &str = "0::/pods/web\n";
+    const SPLIT: &str = "4:memory:/pods/web\n3:cpu,cpuacct:/pods/web\n0::/\n";
+    const MAX: &str = "pods/web/cpu.max";
+    const QUOTA: &str = "cpu,cpuacct/pods/web/cpu.cfs_quota_us";
+    const PERIOD: &str = "cpu,cpuacct/pods/web/cpu.cfs_period_us";
+    const LIMIT: &str = "memory/pods/web/memory.limit_in_bytes";
+    let processors = std::thread::available_parallelism().unwrap().get();
+    assert!(processors > 1, "this test needs two processors");
+    let cases: [(_, &[(&str, &str)], _); 8] = [
+        // As a container sees its own group.
+        (
+            "0::/\n",
+            &[("cgroup.controllers", "cpu"), ("cpu.max", "100000 100000")],
+            1,
+        ),
+        (UNIFIED, &[(MAX, "max 100000")], processors.min(3)),
+        (UNIFIED, &[(MAX, "100000 100000")], 1),
+        // Of the pod, not of its container.
+        (UNIFIED, &[("pods/cpu.max", "150000 100000")], 1),
+        (UNIFIED, &[("pods/web/memory.max", "268435456")], 1),
+        (
+            SPLIT,
+            &[(QUOTA, "-1"), (PERIOD, "100000")],
+            processors.min(3),
+        ),
+        (SPLIT, &[(QUOTA, "50000"), (PERIOD, "50000")], 1),
+        (SPLIT, &[(LIMIT, "268435456")], 1),
+    ];
+    std::thread::scope(|scope| {
+        for (groups, files, expected) in cases {
+            scope
+                .spawn(move || assert_eq!(compilers_at_once(groups, files), expected, "{files:?}"));
+        }
+    });
+}
+
 #[test]
 fn processes_that_a_compiler_started_are_killed_with_it() {
     let stage = Stage::new(&[("custom.a", &["fork", "hang"])]);
