@@ -14,6 +14,9 @@ use crate::{outcome::Refusal, pass::Place, profile::quoted};
 /// The compiler's wall-clock time.
 const TIME: Duration = Duration::from_mins(10);
 
+/// The largest file of expected answers.
+const EXPECT_BYTES: u64 = 1 << 20;
+
 /// The user's settings.
 pub(crate) struct Settings {
     /// `FILE` or the name of a profile with a stored policy, each with an optional `#MEMBER`.
@@ -75,8 +78,9 @@ fn in_words(answer: &Answer, features: &str) -> String {
 /// Prints `FILE:LINE: …` for each line of `file` that `profile` answers otherwise than expected.
 fn compare(file: &Path, profile: &Profile, features: &str) -> Result<Exit, Error> {
     let shown = file.display();
-    let text = std::fs::read_to_string(file);
+    let text = crate::fs::read(file, EXPECT_BYTES);
     let text = text.map_err(Error::io(format!("read the expected answers in {shown}")))?;
+    let text = String::from_utf8_lossy(&text);
     let (mut asked, mut failed, mut lines) = (0, 0, String::new());
     for (n, line) in (1..).zip(text.lines()) {
         let expected = expectation(line);
@@ -92,6 +96,10 @@ fn compare(file: &Path, profile: &Profile, features: &str) -> Result<Exit, Error
             let answer = in_words(&answer, features);
             lines += &format!("{shown}:{n}: error: {}: {answer}\n", line.trim());
         }
+    }
+    if asked == 0 {
+        let line = format!("{shown} expects nothing: write lines such as `deny read /etc/shadow`");
+        return Err(Error::Usage(line));
     }
     print(&format!("{lines}{asked} expected, {failed} failed\n"))?;
     Ok(Exit::of(failed == 0))

@@ -6,7 +6,7 @@ mod rule;
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, Read};
 
 use serde_json::json;
 
@@ -67,8 +67,7 @@ pub(crate) fn run(settings: &Settings) -> Result<Exit, Error> {
         let is_of = |profile: &str| profile == name || profile.starts_with(&format!("{name}//"));
         log.denials.retain(|[profile, ..], _| is_of(profile));
     }
-    // The reader may have gone.
-    let _ = io::stdout().write_all(log.text(settings.json).as_bytes());
+    super::print(&log.text(settings.json))?;
     Ok(Exit::Converged)
 }
 

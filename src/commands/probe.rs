@@ -49,8 +49,9 @@ pub(super) fn live(settings: &Settings) -> Answer {
 /// The time of the loop's last iteration, which its file holds in seconds since 1970, and its identity.
 fn heartbeat(settings: &Settings) -> Result<(Time, String), String> {
     let file = settings.loop_file.display();
-    let text = std::fs::read_to_string(&settings.loop_file)
+    let text = crate::fs::read(&settings.loop_file, 1024)
         .map_err(|error| format!("no heartbeat from armorer-loop: {file}: {error}"))?;
+    let text = String::from_utf8_lossy(&text);
     let (at, id) = text.trim().split_once(' ').unwrap_or((text.trim(), ""));
     let at = at.parse().map_err(|_| format!("{file} holds no time"))?;
     Ok((Time(at), id.to_owned()))

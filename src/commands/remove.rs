@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Exit};
 use crate::pass::{self, Place, Removal};
-use crate::{outcome::Kind, plan::Options};
+use crate::plan::Options;
 
 /// Removes the named profiles, or all.
 ///
@@ -13,7 +13,5 @@ pub(crate) fn run(place: &Place, removal: Removal, options: &Options) -> Result<
     if report.outcomes.is_empty() {
         log::info!(action = "end"; "the set {} owns no profile in this boot", place.set);
     }
-    let mut outcomes = report.outcomes.iter();
-    let waits = outcomes.any(|outcome| outcome.kind == Kind::Deferred);
-    Ok(if waits { Exit::Incomplete } else { report.exit })
+    Ok(report.exit)
 }

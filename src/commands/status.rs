@@ -33,7 +33,7 @@ pub(crate) struct Settings {
 }
 
 /// The states that ask nothing of a person.
-const SETTLED: [&str; 4] = ["in force", "deferred", "unknown", "learning"];
+const SETTLED: [&str; 3] = ["in force", "deferred", "learning"];
 
 /// One line of the table, one element of the JSON document.
 #[derive(Serialize)]
@@ -216,7 +216,8 @@ fn text(overview: &Overview) -> String {
     if let Some(Status { last_pass, .. }) = &overview.last_pass {
         let node = overview.node.as_deref().unwrap_or("this node");
         let (ago, summary) = (age(last_pass.ended.at), &last_pass.summary);
-        text += &format!("{node}: last pass {ago} ago, {summary}\n");
+        text += &printable(&format!("{node}: last pass {ago} ago, {summary}"));
+        text += "\n";
     }
     let titles = ["PROFILE", "SET", "MODE", "PROCESSES", "CHANGED", "STATE"];
     let mut rows = vec![titles.map(str::to_owned)];

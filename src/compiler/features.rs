@@ -16,6 +16,9 @@ use crate::error::Error;
 const CARRIED: &str = include_str!("features-6.12");
 const CARRIED_NAME: &str = "the built-in features of Linux 6.12";
 
+/// The largest file of features.
+const FEATURES_BYTES: u64 = 1 << 20;
+
 /// Every abi file has this class.
 const FILES: &str = "file {";
 
@@ -25,7 +28,8 @@ const FILES: &str = "file {";
 /// The system's.
 pub(crate) fn text(path: &Path) -> io::Result<String> {
     if !path.is_dir() {
-        return fs::read_to_string(path);
+        let text = crate::fs::read(path, FEATURES_BYTES)?;
+        return Ok(String::from_utf8_lossy(&text).into_owned());
     }
     let (mut text, mut open) = (String::new(), 0_usize);
     for entry in WalkDir::new(path).min_depth(1).sort_by_file_name() {

@@ -142,6 +142,12 @@ impl Compiler {
                 ),
             }));
         };
+        if !settings.base.is_dir() {
+            let base = settings.base.display();
+            return Err(Error::Node(format!(
+                "there is no folder {base} for includes: install the package apparmor, or correct --base"
+            )));
+        }
         let resources = Resources::here(settings.jobs);
         Ok(Self {
             program: program.clone(),

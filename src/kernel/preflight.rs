@@ -111,7 +111,7 @@ impl Kernel {
         let files = LABELS.map(|label| self.own_folder().join(label));
         let label = files.iter().find_map(|file| read_to_string(file).ok());
         match label.unwrap_or_default().trim() {
-            "unconfined" => "not denied by AppArmor, since this process is unconfined: check other security modules and the mount".to_owned(),
+            "unconfined" | "" => "not denied by AppArmor, since no profile confines this process: check other security modules and the mount".to_owned(),
             label => format!("this process' own AppArmor profile, {label}, denies files below /sys: mount securityfs at another path, such as /host/securityfs, and give it with --securityfs"),
         }
     }

@@ -18,12 +18,13 @@ use std::{mem::take, path::PathBuf};
 use crate::compiler::{self, Compiler};
 use crate::error::{Error, Exit};
 use crate::kernel::{self, Kernel};
+use crate::outcome::{Kind, Outcome};
 use crate::plan::{Candidate, Facts, Observed, Options};
 use crate::report::{self, Report};
 use crate::source::{Limits, Source};
 use crate::state::store::{Lock, Store};
 use crate::state::{Problem, Set, State};
-use crate::{kubernetes, outcome::Outcome, rules::Rules, time::Stamp};
+use crate::{kubernetes, rules::Rules, time::Stamp};
 use conclude::concluded;
 pub(crate) use work::Removal;
 use work::Work;
@@ -262,7 +263,12 @@ pub(crate) fn remove(place: &Place, removal: Removal, options: &Options) -> Resu
             Work::remove(&records, removal),
             Instant::now() + REMOVE_TIME,
         );
-        run(session, work, options, None, deadline)
+        let mut report = run(session, work, options, None, deadline)?;
+        let mut outcomes = report.outcomes.iter();
+        if !outcomes.all(|outcome| outcome.kind == Kind::Remove) {
+            report.exit = Exit::Incomplete;
+        }
+        Ok(report)
     })
 }
 

@@ -90,7 +90,7 @@ impl Pass<'_> {
             let shown = quoted(&name);
             let message = format!("{shown} is not owned by the set {set} in this boot");
             let message = message + ": see armorer status, or name its set with --set";
-            self.problem(&name, Kind::Blocked, message);
+            self.outcome(Outcome::new(name, Kind::Blocked, message));
         }
         owned
     }

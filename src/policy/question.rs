@@ -88,7 +88,7 @@ impl Question {
             // AA_USERNS_CREATE
             ["userns"] => (NAMESPACE, vec![NAMESPACE], 8),
             words => {
-                let form = nearest(words.first().unwrap_or(&""), FORMS.split(';'));
+                let form = nearest(words.first().unwrap_or(&""), FORMS.split("; "));
                 let words = quoted(&words.join(" "));
                 return Err(match form {
                     Some(form) => format!("unknown question {words}: did you mean `{form}`?"),
@@ -96,16 +96,27 @@ impl Question {
                 });
             }
         };
-        if class == FILE && !key.starts_with(b"/") || class != FILE && owner {
-            let words = quoted(&words.join(" "));
-            let hint = "a path begins with /, and only files have an owner";
-            return Err(format!("{words}: {hint}"));
+        let has = |part: fn(&str) -> bool| words.iter().any(|word| part(word));
+        let problem = match class {
+            FILE if !key.starts_with(b"/") => "a path begins with /",
+            FILE if has(is_unresolved) => {
+                "the kernel sees paths without //, . and ..: give the resolved path"
+            }
+            FILE => "",
+            _ if owner => "only files have an owner",
+            _ if has(|word| word.contains("//&")) => "a stack of profiles: ask about each profile",
+            _ => "",
+        };
+        match problem {
+            "" => Ok(Self(owner, class, key, permission)),
+            _ => Err(format!("{}: {problem}", quoted(&words.join(" ")))),
         }
-        if class != FILE && words.iter().any(|word| word.contains("//&")) {
-            return Err("a stack of profiles: ask about each profile".to_owned());
-        }
-        Ok(Self(owner, class, key, permission))
     }
+}
+
+fn is_unresolved(path: &str) -> bool {
+    let mut names = path.split('/');
+    path.contains("//") || names.any(|name| name == "." || name == "..")
 }
 
 impl Profile<'_> {

@@ -370,7 +370,7 @@ fn a_wrong_question_names_the_nearest() {
     for (question, why) in [
         (
             "",
-            "unknown question \"\": ask one of read PATH;write PATH;",
+            "unknown question \"\": ask one of read PATH; write PATH; ",
         ),
         (
             "reed /x",
@@ -380,6 +380,8 @@ fn a_wrong_question_names_the_nearest() {
         ("read /a /b", "did you mean `read PATH`?"),
         ("owner", "unknown question"),
         ("read x", "\"read x\": a path begins with /"),
+        ("read /a//b", "give the resolved path"),
+        ("link /a /b/../c", "give the resolved path"),
         ("owner capability chown", "only files have an owner"),
         (
             "capabilty net_admin",

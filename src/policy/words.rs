@@ -24,9 +24,9 @@ pub(super) const SIGNALS: &str = "unknown hup int quit ill trap abrt bus fpe kil
     unused exists";
 
 /// The questions, split at `;`. Those of files may have `owner` in front.
-pub(super) const FORMS: &str = "read PATH;write PATH;append PATH;exec PATH;create PATH;delete PATH;\
-    lock PATH;mmap PATH;link PATH TARGET;capability NAME;network FAMILY TYPE;\
-    signal send|receive SIGNAL PEER;ptrace read|trace|readby|tracedby PEER;userns";
+pub(super) const FORMS: &str = "read PATH; write PATH; append PATH; exec PATH; create PATH; delete PATH; \
+    lock PATH; mmap PATH; link PATH TARGET; capability NAME; network FAMILY TYPE; \
+    signal send|receive SIGNAL PEER; ptrace read|trace|readby|tracedby PEER; userns";
 
 /// The place of `word` among `words`.
 ///

@@ -20,8 +20,8 @@ pub(crate) struct Local {
     pub(crate) passed_over: BTreeSet<String>,
 }
 
-/// The profiles of the folder or file at `path`; of a manifest, those in its ConfigMaps; for `-`, of
-/// standard input, whose name is that of its first profile.
+/// The profiles of the folder or file at `path`, or of standard input for `-`; of a manifest, those in
+/// its ConfigMaps. The name of a text in standard input is that of its first profile.
 ///
 /// # Errors
 /// Not all of it can be read.
@@ -35,16 +35,15 @@ pub(crate) fn read(path: &Path, limits: &Limits) -> Result<Local, Error> {
     };
     let (mut profiles, mut lines) = (Vec::new(), BTreeMap::new());
     let mut passed_over = BTreeSet::new();
-    if path == Path::new("-") {
-        let mut bytes = Vec::new();
-        let input = std::io::stdin().take(limits.profile_bytes + 1);
+    let (is_input, mut bytes) = (path == Path::new("-"), Vec::new());
+    if is_input {
+        let input = std::io::stdin().take(MANIFEST_BYTES.max(limits.profile_bytes + 1));
         let read = { input }.read_to_end(&mut bytes);
         read.map_err(Error::io("read standard input"))?;
-        let text = text(bytes, limits.profile_bytes);
-        let name = text.as_ref().map_or(Some("-"), |text| first_profile(text));
-        let name = name.map(str::to_owned);
-        profiles.extend(name.map(|name| raw(name, text)));
-    } else if let Some(entries) = manifest(path) {
+    } else if path.is_file() {
+        bytes = fs::read(path, MANIFEST_BYTES).unwrap_or_default();
+    }
+    if let Some(entries) = manifest(&bytes) {
         for (name, line, value) in entries {
             if is_skipped(name.as_bytes()) {
                 passed_over.insert(name);
@@ -53,6 +52,11 @@ pub(crate) fn read(path: &Path, limits: &Limits) -> Result<Local, Error> {
             lines.insert(name.clone(), line);
             profiles.push(raw(name, text(value.into_bytes(), limits.profile_bytes)));
         }
+    } else if is_input {
+        let text = text(bytes, limits.profile_bytes);
+        let name = text.as_ref().map_or(Some("-"), |text| first_profile(text));
+        let name = name.map(str::to_owned);
+        profiles.extend(name.map(|name| raw(name, text)));
     } else {
         let mut found = Found::default();
         folder::read(path, limits, &mut found)?;
@@ -72,17 +76,14 @@ fn first_profile(text: &str) -> Option<&str> {
     Some(name.trim_matches(['"', '{']))
 }
 
-/// Name, line and text of each entry of the ConfigMaps in the YAML or JSON file at `path`; none where it
-/// holds none.
-fn manifest(path: &Path) -> Option<Vec<(String, u32, String)>> {
-    if !path.is_file() {
-        return None;
-    }
-    let text = String::from_utf8(fs::read(path, MANIFEST_BYTES).ok()?).ok()?;
+/// Name, line and text of each entry of the ConfigMaps in `bytes`, YAML or JSON, in lists too; none where
+/// it holds none.
+fn manifest(bytes: &[u8]) -> Option<Vec<(String, u32, String)>> {
+    let text = str::from_utf8(bytes).ok()?;
     let (mut entries, mut found, mut is_map) = (Vec::new(), Vec::new(), false);
     // Of each open mapping, the key whose value comes next.
     let mut keys: Vec<Option<String>> = Vec::new();
-    for event in Parser::new_from_str(&text) {
+    for event in Parser::new_from_str(text) {
         let (event, span) = event.ok()?;
         match event {
             Event::MappingStart(..) | Event::SequenceStart(..) => {
@@ -94,16 +95,25 @@ fn manifest(path: &Path) -> Option<Vec<(String, u32, String)>> {
                 continue;
             }
             Event::Scalar(value, ..) => match keys.as_slice() {
-                [Some(key)] if key == "kind" => is_map = value == "ConfigMap",
-                [Some(data), Some(key)] if data == "data" => {
+                [Some(key)] | [_, None, Some(key)] if key == "kind" => {
+                    is_map = value == "ConfigMap";
+                }
+                [Some(data), Some(key)] | [_, None, Some(data), Some(key)] if data == "data" => {
                     let line = u32::try_from(span.start.line() - 1).unwrap_or(0);
                     found.push((key.clone(), line, value.into_owned()));
                 }
                 _ => {}
             },
-            Event::MappingEnd | Event::SequenceEnd => drop(keys.pop()),
-            Event::DocumentEnd if take(&mut is_map) => entries.append(&mut found),
-            Event::DocumentEnd => found.clear(),
+            Event::MappingEnd | Event::SequenceEnd => {
+                keys.pop();
+                // An object has ended, alone or in a list.
+                if let [] | [_, None] = keys.as_slice() {
+                    if take(&mut is_map) {
+                        entries.append(&mut found);
+                    }
+                    found.clear();
+                }
+            }
             _ => {}
         }
         // A value has ended.

@@ -18,7 +18,7 @@ use std::{collections::HashSet, io};
 use rustix::fs::OFlags;
 
 use super::{Set, State};
-use crate::{error::Error, fs, profile::Digest};
+use crate::{error::Error, fs, profile::Digest, time::in_words};
 
 /// The largest file that is read back, in bytes.
 const LIMIT: u64 = 64 << 20;
@@ -63,9 +63,9 @@ impl Store {
                 Err(TryLockError::WouldBlock) => std::thread::sleep(Duration::from_millis(20)),
             }
         }
-        let path = path.display();
+        let (path, time) = (path.display(), in_words(timeout));
         Err(Error::State(format!(
-            "another pass held {path} for {timeout:?}: run again later, or raise --lock-timeout"
+            "another pass held {path} for {time}: run again later, or raise --lock-timeout"
         )))
     }
 

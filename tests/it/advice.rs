@@ -170,6 +170,21 @@ fn a_pass_reports_unenforced_rules_and_records_them() {
         .line(&["custom.b", "load", "dbus rules are not enforced"]);
 }
 
+/// As `kubectl get configmaps,secrets -o yaml` prints.
+const LIST: &str = "apiVersion: v1
+kind: List
+items:
+- kind: ConfigMap
+  metadata: {name: profiles}
+  data:
+    custom.b: |
+      profile custom.b {
+        /x
+      }
+- kind: Secret
+  data: {custom.secret: 'nonsense'}
+";
+
 #[test]
 fn standard_input_is_a_file() {
     let node = node(CLEAN);
@@ -177,6 +192,7 @@ fn standard_input_is_a_file() {
         (CLEAN, 0, "1 checked"),
         ("profile custom.b {\n  /x\n}\n", 1, "-:2: error"),
         ("", 1, "-: error: holds no profile"),
+        (LIST, 1, "-:9: error: "),
     ] {
         let mut command = node.command(&["check", "-"]);
         command.stdin(Stdio::piped()).stdout(Stdio::piped());

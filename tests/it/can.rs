@@ -86,6 +86,10 @@ fn a_list_of_expected_answers_names_each_line_that_differs() {
     run.lacks("list:1");
     node.write("list", "allow read /etc/hosts\nallow reed /etc/hosts\n");
     node.run(&asked).fails(2, &["list:2", "reed", "read PATH"]);
+    node.write("list", "# nothing yet\n");
+    node.run(&asked).fails(2, &["list", "expects nothing"]);
+    let endless = ["can", "custom.a", "--expect", "/dev/zero"];
+    node.run(&endless).fails(3, &["/dev/zero", "1048576 bytes"]);
 }
 
 #[test]
@@ -107,6 +111,10 @@ fn a_wrong_question_is_one_line_that_names_the_nearest() {
             vec!["net_admim", "net_admin"],
         ),
         ("custom.a", vec!["question", "--expect"]),
+        ("custom.a read /etc//hosts", vec!["/etc//hosts", "resolved"]),
+        ("custom.a write /etc/./passwd", vec!["resolved path"]),
+        ("custom.a owner exec /etc/../bin/sh", vec!["resolved path"]),
+        ("custom.a link /a /b/..", vec!["resolved path"]),
     ] {
         can(&node, words).fails(2, &expected);
     }

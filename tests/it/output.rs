@@ -15,12 +15,16 @@ fn node() -> Node {
     node
 }
 
-const PRINTING: [&[&str]; 7] = [
+const PRINTING: [&[&str]; 11] = [
     &["plan", "profiles"],
     &["plan", "profiles", "--output", "json"],
     &["check", "profiles"],
     &["status"],
     &["status", "--probe", "ready"],
+    &["can", "profiles/custom.good", "read", "/etc/hosts"],
+    &["denials", "/dev/null"],
+    &["denials", "/dev/null", "--output", "json"],
+    &["features"],
     &["--help"],
     &["--version"],
 ];

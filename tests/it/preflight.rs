@@ -89,6 +89,25 @@ fn without_a_boot() {
 }
 
 #[test]
+fn without_a_folder_of_includes_no_text_is_blamed() {
+    let node = Node::with(&["custom.a"]);
+    for command in ["reconcile", "plan", "check"] {
+        let run = node.run(&[command, "profiles", "--base", "/nowhere"]);
+        run.fails(3, &["no folder /nowhere", "--base"]);
+    }
+}
+
+#[test]
+fn a_status_that_cannot_read_the_kernel_is_not_well() {
+    let node = Node::settled(&["custom.a"]);
+    node.run(&["status"]).assert(0);
+    node.remove("sys/kernel/security/apparmor");
+    let run = node.run(&["status"]).assert(1);
+    run.line(&["custom.a", "unknown"]);
+    run.line(&["note: the kernel's state is unknown"]);
+}
+
+#[test]
 fn without_a_compiler() {
     let node = Node::with(&["custom.a"]);
     for command in ["reconcile", "plan", "check"] {

@@ -266,6 +266,9 @@ fn a_removal_of_names_that_the_set_does_not_own_says_so() {
     let node = Node::settled(&["custom.a"]);
     let run = node.run(&["remove", "custom.other"]).assert(1);
     run.line(&["! blocked", "custom.other", "the set default", "--set"]);
+    run.line(&["not converged", "1 profile in force", "1 blocked"]);
+    // A misspelt name is no profile of the node.
+    assert!(!node.run(&["status"]).assert(0).stdout().contains("other"));
     let run = node.run(&["remove", "--all", "--set", "typo"]).assert(0);
     run.line(&["the set typo owns no profile"]);
     node.assert_untouched();
@@ -289,6 +292,7 @@ fn a_removal_by_hand_reports_each_deferred_profile_and_how_to_hasten_it() {
     for _ in 0..2 {
         let run = node.run(&["remove", "custom.a"]).assert(1);
         run.line(&["… deferred", "custom.a", "--remove-after 0s"]);
+        run.line(&["not converged", "1 deferred"]);
     }
     node.process(77, "sleep", "custom.a (enforce)");
     for _ in 0..2 {

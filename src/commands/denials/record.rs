@@ -32,7 +32,7 @@ pub(super) fn text(line: &str) -> String {
     let text = |key: &str| entry[key].as_str().unwrap_or_default();
     let time = text("_SOURCE_REALTIME_TIMESTAMP").parse();
     let time = time.map_or("-".into(), |time: u64| Time(time / 1_000_000).to_string());
-    format!("{time} {}: {}", text("SYSLOG_IDENTIFIER"), text("MESSAGE"))
+    format!("{time} {}: {}", text("_TRANSPORT"), text("MESSAGE"))
 }
 
 impl<'a> Record<'a> {

@@ -376,7 +376,7 @@ fn event_in_each_form() -> Vec<(String, &'static str)> {
         ),
         (
             format!(
-                r#"{{"SYSLOG_IDENTIFIER":"audit","_SOURCE_REALTIME_TIMESTAMP":"1795678689160123","MESSAGE":"audit: AVC {}"}}"#,
+                r#"{{"_TRANSPORT":"audit","_SOURCE_REALTIME_TIMESTAMP":"1795678689160123","MESSAGE":"audit: AVC {}"}}"#,
                 quoted(FIELDS)
             ),
             UTC,
@@ -484,7 +484,7 @@ fn gaps_are_reported_and_hide_no_record() {
 fn a_record_in_another_programs_words_is_left_out() {
     let record = r#"audit: type=1400 audit(1.2:3): apparmor="DENIED" operation="capable" profile="custom.web" capname="sys_admin""#;
     let json = format!(
-        r#"{{"SYSLOG_IDENTIFIER":"web","MESSAGE":"{}"}}"#,
+        r#"{{"_TRANSPORT":"stdout","SYSLOG_IDENTIFIER":"kernel","MESSAGE":"{}"}}"#,
         record.replace('"', "\\\"")
     );
     for line in [
