@@ -12,7 +12,7 @@ use crate::profile::{Digest, ProfileName};
 use crate::report::{Report, copies};
 use crate::source::{self, Known};
 use crate::state::store::Stored;
-use crate::state::{Basis, Object, Problem, Record, Set};
+use crate::state::{Basis, Object, Problem, Record};
 use crate::{error::Error, kubernetes::client::Client, plan::Candidate, report::status::Status};
 
 /// The time limit for the API server, since the lock is held meanwhile.
@@ -165,6 +165,7 @@ impl Inputs {
             && basis.kernel_revision.is_some()
             && basis.kernel_revision == session.kernel.revision()
             && status().is_some_and(|status| status.state == session.store.saved)
+            && session.store.is_whole(&session.state)
             && Includes::new(&settings.compiler.base).are_current(&basis.includes)
             && copies.is_none_or(|to| copies::are_current(to, &set.copies))
     }
@@ -228,7 +229,7 @@ impl Inputs {
             } else {
                 let files = Digest::of(format!("{closure:?}").as_bytes());
                 let key = Digest::of_parts([environment, source.digest, files]);
-                problems.extend(work.add(set, source, key, &closure));
+                problems.extend(work.add(session, source, key, &closure));
             }
             included.extend(closure);
         }
@@ -253,15 +254,16 @@ impl<'a> Work<'a> {
     /// in the last pass.
     fn add(
         &mut self,
-        set: &Set,
+        session: &Session,
         source: &'a ProfileSource,
         key: Digest,
         includes: &BTreeMap<String, Option<Digest>>,
     ) -> Option<(String, Problem)> {
-        let name = source.name.as_str();
+        let (set, name) = (session.set(), source.name.as_str());
+        let is_stored = |record: &Record| record.key == key && session.store.holds(record);
         let problem = set.problems.get(name);
         let recorded = set.profiles.get_key_value(&source.name);
-        if let Some(recorded) = recorded.filter(|(_, record)| record.key == key) {
+        if let Some(recorded) = recorded.filter(|(_, record)| is_stored(record)) {
             let mut candidate = Candidate::recorded(recorded);
             candidate.record.source.clone_from(&source.source);
             self.ready.push(candidate);

@@ -17,7 +17,7 @@ use std::{collections::HashSet, io};
 
 use rustix::fs::OFlags;
 
-use super::{Set, State};
+use super::{Record, Set, State};
 use crate::{error::Error, fs, profile::Digest, time::in_words};
 
 /// The largest file that is read back, in bytes.
@@ -180,6 +180,19 @@ impl Store {
             Ok(_) => Err(format!("{shown} is damaged")),
             Err(error) => Err(format!("{shown}: {error}")),
         }
+    }
+
+    /// Whether the text and the policy of `record` are there.
+    pub(crate) fn holds(&self, record: &Record) -> bool {
+        self.file(Stored::Text, record.text).exists()
+            && self.file(Stored::Policy, record.policy).exists()
+    }
+
+    /// Whether no file that `state` names is missing, by their number: a sweep leaves no others.
+    pub(crate) fn is_whole(&self, state: &State) -> bool {
+        let digests: HashSet<Digest> = state.sets.values().flat_map(Set::stored).collect();
+        let files = std::fs::read_dir(self.policy()).into_iter().flatten();
+        files.count() >= digests.len()
     }
 
     /// Removes all that `state` does not name from the folder of policies, and the temporary files

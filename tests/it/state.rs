@@ -267,6 +267,30 @@ fn policy_that_another_set_has_stored_too_is_kept() {
 }
 
 #[test]
+fn a_stored_policy_that_is_lost_is_stored_again_by_the_next_pass() {
+    let node = Node::settled(&["custom.a", "custom.b"]);
+    let lose: [fn(&Node); 2] = [
+        |node| node.remove("var/lib/armorer/policy"),
+        |node| {
+            let digest = node.state()["sets"]["default"]["profiles"]["custom.b"]["policy"].clone();
+            let file = format!("{}.policy", digest.as_str().unwrap());
+            node.remove(&format!("var/lib/armorer/policy/{file}"));
+        },
+    ];
+    for lose in lose {
+        lose(&node);
+        node.reconcile(&[]).assert(0);
+        node.reboot("another");
+        let run = node.run(&["restore"]).assert(1);
+        run.line(&["+ load", "custom.a"]);
+        run.line(&["+ load", "custom.b"]);
+        node.load("custom.a", &profile("custom.a"));
+        node.load("custom.b", &profile("custom.b"));
+        node.reconcile(&[]).assert(0);
+    }
+}
+
+#[test]
 fn a_restore_loads_the_last_good_versions_of_every_set_after_a_boot() {
     let node = Node::settled(&["custom.a"]);
     node.write("web/custom.w", profile("custom.w"));
