@@ -78,21 +78,23 @@ def slopes(ours):
 
 
 def plot_data(lines, folder):
-    cases = sorted({(line["where"], line["case"]) for line in lines if line["who"] == "armorer"})
-    with open(f"{folder}/plot.data", "w") as data, open(f"{folder}/plot.gnuplot", "w") as plot:
+    """Armorer beside the others: a colour for each case, and a dashed line for each other program."""
+    shared = {key(line)[:2] for line in lines if line["who"] != "armorer"}
+    curves = {}
+    for line in lines:
+        if key(line)[:2] in shared:
+            curve = curves.setdefault((*key(line)[:2], line["who"]), [])
+            curve.append(f"{line['n']} {line['cpu'] * 1000}")
+    cases = sorted(shared)
+    with open(f"{folder}/plot.gnuplot", "w") as plot:
         plots = []
-        for index, (where, case) in enumerate(cases):
-            print(f'"{where}: {case}"', file=data)
-            points = [(line["n"], line["cpu"]) for line in lines if line["who"] == "armorer"
-                      and (line["where"], line["case"]) == (where, case)]
-            for n, cpu in sorted(points):
-                print(n, cpu * 1000, file=data)
-            print("\n", file=data)
-            plots.append(f'"plot.data" index {index} using 1:2 with linespoints title columnheader(1)')
+        for index, ((where, case, who), points) in enumerate(sorted(curves.items())):
+            print(f"$curve{index} << END", *points, "END", sep="\n", file=plot)
+            style = "lw 3 pt 7" if who == "armorer" else f"lw 2 dt {2 + index % 2} pt {4 + 2 * (index % 3)}"
+            plots.append(f"$curve{index} with linespoints lc {1 + cases.index((where, case))} {style} title '{where}, {case}: {who}'")
         print(
-            "set terminal svg size 900,560 font 'sans,13' background 'white'\nset output 'plot.svg'\n"
-            "set logscale xy\nset xlabel 'profiles, or processes where one is removed'\n"
-            "set ylabel 'CPU of a pass and of its child processes, ms'\nset grid\nset key outside right top\n"
+            "set terminal svg size 800,680 font 'sans,15' background 'white'\nset output 'plot.svg'\n"
+            "set logscale xy\nset xlabel 'profiles'\nset ylabel 'CPU, ms'\nset grid\nset key below height 2 Left reverse\n"
             f"plot {', '.join(plots)}",
             file=plot,
         )
