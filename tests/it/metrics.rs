@@ -115,10 +115,13 @@ fn a_pass_that_never_gets_the_lock_is_counted() {
         text.contains("armorer_last_pass_exit_code{set=\"default\"} 3\n"),
         "{text}"
     );
-    assert!(
-        text.contains("armorer_profile_info{set=\"default\",profile=\"custom.a\""),
-        "{text}"
+    let file = node.path("profiles/custom.a");
+    let sum = std::process::Command::new("sha256sum").arg(file).output();
+    let digest = String::from_utf8(sum.unwrap().stdout).unwrap()[..12].to_owned();
+    let sample = format!(
+        r#"armorer_profile_info{{set="default",profile="custom.a",mode="enforce",digest="{digest}"}} 1"#
     );
+    assert!(text.contains(&sample), "{text} lacks {sample}");
 }
 
 #[test]
