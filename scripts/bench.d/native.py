@@ -21,6 +21,8 @@ def main(armorer, features, work, results, repeats, compiled, passes):
         from_nothing(armorer, features, work, results, n, repeats if n <= 100 else 1)
     for n in sizes(passes):
         settled(armorer, features, work, results, n, 5 * repeats)
+    if passes:
+        large_base(armorer, features, work, results, 5 * repeats)
 
 
 def sizes(words):
@@ -83,6 +85,28 @@ def settled(armorer, features, work, results, n, repeats):
     one_changed(armorer, features, results, node, n, files[n // 2], repeats)
     size = os.stat(f"{node.root}/var/lib/armorer/state.json").st_size
     results.add("the state's bytes", n, "armorer", [(size, 0)])
+
+
+def large_base(armorer, features, work, results, repeats):
+    """Includes are looked at by name: a tree's other files cost nothing."""
+    base = f"{work}/base"
+    shutil.copytree("/etc/apparmor.d", base, symlinks=True)
+    for n in range(1600):
+        write(f"{base}/abstractions/bench.d/{n}", "  capability chown,\n")
+    node = Node(f"{work}/node", features)
+    node.want(names(100), typical)
+    ours = reconcile(armorer, node, codes=(0, 1))
+    ours.argv += ["--base", base]
+    run(ours)
+    node.show(node.recorded())
+    ours.codes = (0,)
+    run(ours)
+    run(ours)
+    hashed = [Command(["sha256sum", *(f"{node.root}/profiles/{name}" for name in names(100))])]
+    contenders = {"armorer": (lambda: None, [ours]), "sha256sum": (lambda: None, hashed)}
+    runs = interleaved(repeats, contenders)
+    for who, (_, commands) in contenders.items():
+        results.add("nothing changed, 1,600 files in the base tree", 100, who, runs[who], **counted(commands))
 
 
 def one_changed(armorer, features, results, node, n, file, repeats):
