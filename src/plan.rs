@@ -429,22 +429,14 @@ pub(crate) fn settle_claims(set: &mut Set, observed: &Observed) {
         let contents = observed.contents.get(top).copied();
         let ours = match pending {
             Pending::Load(policy) => contents == Some(policy),
-            Pending::Replace(policy) => {
-                contents.is_none() || contents == Some(policy) || contents == Some(owned.policy)
-            }
+            Pending::Replace(policy) => contents.is_none_or(|c| c == policy || c == owned.policy),
             // A child may be one that the loaded version dropped.
             Pending::Remove => contents.is_none() || contents == Some(owned.policy) || top != name,
         };
-        owned.policy = match (pending, contents) {
-            (Pending::Load(policy) | Pending::Replace(policy), Some(contents))
-                if contents == policy =>
-            {
-                policy
-            }
-            // Either version may be there, so neither is believed: no policy is empty.
-            (Pending::Replace(_), None) => Digest::of(b""),
-            _ => owned.policy,
-        };
+        if pending != Pending::Remove {
+            // Without contents, either version may be there, so neither is believed: no policy is empty.
+            owned.policy = contents.unwrap_or(Digest::of(b""));
+        }
         let stays = ours && observed.loaded.contains_key(name);
         if !stays {
             ended.push(name.clone());
