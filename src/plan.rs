@@ -85,7 +85,7 @@ pub(crate) enum Decision {
     /// some are.
     Write(Kind, Reason),
     /// It is left alone.
-    Leave { kind: Kind, message: String },
+    Leave(Kind, String),
     /// Another file of the set brings one of its names.
     Taken(String),
 }
@@ -179,10 +179,7 @@ impl Facts<'_> {
             match self.claim(candidate, name) {
                 Ok(Reason::SameContents) => taken = taken.or(Some(Reason::SameContents)),
                 Ok(why) => taken = Some(why),
-                Err(message) => {
-                    let kind = Kind::Conflict;
-                    return Decision::Leave { kind, message };
-                }
+                Err(message) => return Decision::Leave(Kind::Conflict, message),
             }
         }
         match (self.difference(candidate), taken) {
@@ -221,8 +218,7 @@ impl Facts<'_> {
             let message = format!(
                 "the set would own more than {most} profiles, children and hats: remove some, or raise --max-profiles"
             );
-            let kind = Kind::Refused;
-            return Err(Decision::Leave { kind, message });
+            return Err(Decision::Leave(Kind::Refused, message));
         }
         Ok(())
     }
@@ -317,8 +313,7 @@ impl Facts<'_> {
                     let times = format!("{difference}, {repairs} times within {time}");
                     let message =
                         format!("{times}: find the program that loads {name}, and stop it");
-                    let kind = Kind::Contested;
-                    return Decision::Leave { kind, message };
+                    return Decision::Leave(Kind::Contested, message);
                 }
                 difference
             }
@@ -389,12 +384,9 @@ impl Facts<'_> {
         let desired = |name: &str, owned: &Owned| {
             self.files.contains(name) || self.brings(owned.profile.as_str(), name)
         };
-        let unwanted: BTreeSet<&str> = set
-            .owned
-            .iter()
-            .filter(|(name, owned)| !desired(name, owned))
-            .map(|(name, _)| name.as_str())
-            .collect();
+        let owned = set.owned.iter();
+        let unwanted = owned.filter(|(name, owned)| !desired(name, owned));
+        let unwanted: BTreeSet<&str> = unwanted.map(|(name, _)| name.as_str()).collect();
         // A child goes with its parent.
         let goes = |name: &&&str| parent(name).is_none_or(|parent| !unwanted.contains(parent));
         let kept = |name: &str| {

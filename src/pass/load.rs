@@ -39,7 +39,7 @@ impl Pass<'_> {
                     self.refuse(&name, &refusal, None);
                 }
                 Decision::Taken(_) => taken.push(candidate),
-                Decision::Leave { kind, message } => self.problem(&name, kind, message),
+                Decision::Leave(kind, message) => self.problem(&name, kind, message),
             }
         }
         if !writes.is_empty() {

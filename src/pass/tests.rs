@@ -399,7 +399,7 @@ impl Node {
                     writes.push((candidate, kind, why));
                 }
                 Decision::Taken(_) => taken.push(candidate),
-                Decision::Leave { kind, message } => {
+                Decision::Leave(kind, message) => {
                     assert!(!message.is_empty());
                     ended.left.push((candidate, kind));
                 }

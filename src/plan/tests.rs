@@ -172,7 +172,7 @@ fn clock(since: u64, last_seen: Option<u64>) -> Unwanted {
 /// That `decision` leaves the candidate alone as `kind`, with all of `words` in the message.
 #[track_caller]
 fn assert_left(decision: Decision, expected: Kind, words: &[&str]) {
-    let Decision::Leave { kind, message } = decision else {
+    let Decision::Leave(kind, message) = decision else {
         panic!("{decision:?}");
     };
     assert_eq!(kind, expected, "{message}");
