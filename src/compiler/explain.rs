@@ -1,12 +1,11 @@
 //! The meaning of a compiler's end and of its messages, for a person. Pure.
 
-use std::{os::unix::process::ExitStatusExt as _, path::Path};
+use std::{os::unix::process::ExitStatusExt as _, path::Path, process::ExitStatus};
 
 use rustix::process::Signal;
 
 use super::child::{CAGE, NOT_STARTED, PREFIX};
 use super::mistakes::plain;
-use super::process::Ended;
 use super::{Compiler, TEXT, Text};
 use crate::{outcome::Refusal, time::in_words};
 
@@ -22,13 +21,9 @@ pub(super) fn explain(
     text: &Text,
     compiler: &Compiler,
     messages: &str,
-    ended: Ended,
+    status: ExitStatus,
     written: u64,
 ) -> Refusal {
-    let status = match ended {
-        Ok(status) => status,
-        Err(reason) => return failed(reason),
-    };
     let most = compiler.settings.policy_bytes;
     let lacks_memory = NO_MEMORY.split('|').any(|words| messages.contains(words));
     let signal = status.signal().and_then(Signal::from_named_raw);

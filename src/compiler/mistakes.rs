@@ -12,6 +12,9 @@ const KEYWORDS: &str = "abi alias all audit capability change_profile dbus deny 
 const NEWER: &str = "all io_uring mqueue priority userns";
 const QUALIFIERS: &str = "allow audit deny owner quiet";
 
+/// The beginnings of the compiler's words about a text that it cannot read.
+const SYNTAX: &str = "syntax error|missing an end of line|Lexer found unexpected";
+
 const INVISIBLE: &str = "holds a byte order mark or a no-break space: remove it";
 const NO_MODES: &str = "permissions are r w a k l m ix px cx ux; a path with spaces is quoted";
 const NO_COMMA: &str = "the comma at the end of this rule is missing";
@@ -34,12 +37,7 @@ type Mistake = (usize, String);
 /// includes; `line` is 0 where it named none.
 pub(super) fn plain(text: &str, is_included: bool, line: usize, said: &str) -> Option<Mistake> {
     let lines = lines(text);
-    let beginnings = [
-        "syntax error",
-        "missing an end of line",
-        "Lexer found unexpected",
-    ];
-    let is_syntax = beginnings.iter().any(|words| said.starts_with(words));
+    let is_syntax = SYNTAX.split('|').any(|words| said.starts_with(words));
     match said {
         _ if said.contains("was previously declared") => declared_twice(&lines, said),
         _ if said.contains("conflicting x modifiers") => executed_twice(&lines, said),

@@ -296,9 +296,10 @@ impl Compiler {
         let output = process.output(self.settings.policy_bytes);
         let unread = |error| failed(&format!("cannot read the compiler's output: {error}"));
         let (policy, messages) = output.map_err(unread)?;
-        if !ended.is_ok_and(|status| status.success()) {
+        let status = ended.map_err(failed)?;
+        if !status.success() {
             let written = policy.len() as u64;
-            return Err(explain(text, self, &messages, ended, written));
+            return Err(explain(text, self, &messages, status, written));
         }
         if policy.is_empty() {
             return Err(Refusal::new("compile", "defines no profile"));

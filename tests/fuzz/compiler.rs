@@ -61,7 +61,7 @@ fn explained(messages: &str, code: i32) -> Refusal {
         features_name: String::new(),
         other_features: None,
     };
-    let ended = Ok(ExitStatus::from_raw(code << 8));
+    let ended = ExitStatus::from_raw(code << 8);
     let text = Text {
         name: "custom.x",
         contents: messages,
