@@ -82,12 +82,9 @@ fn write_and_rename(path: &Path, bytes: &[u8], mode: u32, sync: bool) -> io::Res
 /// their names.
 pub(crate) fn sweep(folder: &Path, ours: impl Fn(&str) -> bool) {
     for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
-        if entry
-            .file_name()
-            .to_str()
-            .and_then(replaced)
-            .is_some_and(&ours)
-        {
+        let temporary = entry.file_name();
+        let replaced = temporary.to_str().and_then(replaced);
+        if replaced.is_some_and(&ours) {
             let _ = std::fs::remove_file(entry.path());
         }
     }

@@ -187,10 +187,8 @@ pub(crate) fn standing(set: &Set, name: &str) -> Option<Kind> {
 /// their parents.
 pub(crate) fn names(set: &Set) -> BTreeSet<&str> {
     // As the kernel has it: a file's name has dots for its slashes.
-    let own = set
-        .profiles
-        .values()
-        .filter_map(|record| record.members.first());
+    let records = set.profiles.values();
+    let own = records.filter_map(|record| record.members.first());
     let mut names: BTreeSet<&str> = own.map(|own| &*own.name).collect();
     names.extend(set.problems.keys().map(String::as_str));
     let alone = |name: &&String| set.stands_alone(name);
