@@ -27,17 +27,6 @@ pub(super) fn concluded(
 ) -> Result<Report, Error> {
     let started = Instant::now();
     let mut result = pass();
-    conclude(place, settings, cluster, started, &mut result);
-    result
-}
-
-fn conclude(
-    place: &Place,
-    settings: &report::Settings,
-    cluster: Option<&kubernetes::Settings>,
-    started: Instant,
-    result: &mut Result<Report, Error>,
-) {
     let kernel = Kernel::new(&place.kernel);
     let mut store = Store::new(&place.state_dir);
     let path = store.status_path(&place.set);
@@ -45,21 +34,21 @@ fn conclude(
     let summary = status.last_pass.summary.clone();
     status.enter_boot(&kernel.boot_id().unwrap_or_default());
     let node = cluster.and_then(|cluster| node::Node::new(cluster, &place.set));
-    if let (Some(node), Ok(report)) = (&node, &mut *result) {
+    if let (Some(node), Ok(report)) = (&node, &mut result) {
         node.clear_taint(&mut status.node, report);
     }
     let (now, took) = (Stamp::now(), started.elapsed());
     let began = Time(now.at.0.saturating_sub(took.as_secs() + 1));
-    status.end_pass(now, took, !kernel.complains(), result);
+    status.end_pass(now, took, !kernel.complains(), &result);
     let same = status.last_pass.summary == summary;
     if let Some(node) = &node {
-        node.label(&mut status.node, result);
-        node.send_events(result, began, same);
+        node.label(&mut status.node, &result);
+        node.send_events(&result, began, same);
     }
     let is_first = settings.loop_id.is_none() || settings.loop_id != status.loop_id;
     let due = is_first || now.uptime >= status.logged + LOG_EVERY;
     if due || !same {
-        if let Ok(report) = result {
+        if let Ok(report) = &result {
             report.log_end(due.then_some(began));
         }
         status.logged = now.uptime;
@@ -70,17 +59,17 @@ fn conclude(
     let set = asked.then(|| recorded_set(&mut store, &status.boot_id, &place.set));
     let set = set.flatten();
     let is_last =
-        node.is_none() || matches!(result, Ok(report) if set.as_ref() == Some(&report.set));
+        node.is_none() || matches!(&result, Ok(report) if set.as_ref() == Some(&report.set));
     if settings.loop_id.is_some() || cluster.is_none() {
         status.loop_id = settings.loop_id.clone().filter(|_| is_last);
     }
     if !store.is_prepared() {
-        return;
+        return result;
     }
     if let Some(file) = &settings.metrics_file {
         let counted = status.processes.as_ref().map(|processes| processes.counted);
         let stale = counted.is_none_or(|counted| now.since(&counted) >= COUNT_EVERY);
-        let due = matches!(result, Ok(report) if stale || report.has_changes());
+        let due = matches!(&result, Ok(report) if stale || report.has_changes());
         if let Some(set) = set.as_ref().filter(|_| due) {
             status.processes = count(&kernel, set, now);
         }
@@ -94,6 +83,7 @@ fn conclude(
         }
     }
     status.write(&path);
+    result
 }
 
 fn recorded_set(store: &mut Store, boot_id: &str, set: &str) -> Option<Set> {
