@@ -32,11 +32,8 @@ impl Pass<'_> {
         set.counters.failures += 1;
         for Member { name, .. } in &candidate.record.members {
             match set.owned.get_mut(name) {
-                Some(Owned { pending, .. })
-                    if loaded.contains_key(name)
-                        && matches!(pending, Some(Pending::Replace(_))) =>
-                {
-                    *pending = None;
+                Some(owned) if matches!(owned.pending, Some(Pending::Replace(_))) => {
+                    owned.pending = None;
                 }
                 _ => _ = set.owned.remove(name),
             }
@@ -96,8 +93,6 @@ impl Pass<'_> {
     /// Saves the whole record, and gives the result.
     pub(super) fn finish(mut self) -> Result<Report, Error> {
         let now = self.session.kernel.revision();
-        let writes = self.revision.writes;
-        let ours = self.revision.before.map(|before| before + writes);
         let (session, work) = (&mut self.session, &mut self.work);
         let set = session.set_mut();
         let objects = std::mem::take(&mut set.basis.objects);
@@ -106,7 +101,7 @@ impl Pass<'_> {
             set.basis.objects = objects;
         }
         // Another program's change in between must be looked at by the next pass.
-        set.basis.kernel_revision = now.filter(|_| now == ours);
+        set.basis.kernel_revision = now.filter(|_| now == self.revision);
         set.problems = self.problems;
         let owned = &set.owned;
         let owns = |name: &_| owned.values().any(|owned| owned.profile == *name);

@@ -10,7 +10,7 @@ use super::work::Fresh;
 use crate::compiler::{Compiled, Compiler, Includes, Text};
 use crate::outcome::{Kind, Outcome, Refusal};
 use crate::plan::{Candidate, Decision, Reason};
-use crate::profile::{Digest, ProfileName};
+use crate::profile::Digest;
 use crate::state::{Problem, Record};
 use crate::{error::Error, policy, rules::Rules, state::store::Stored};
 
@@ -55,8 +55,7 @@ impl Pass<'_> {
     /// have dropped them.
     pub(super) fn load_all(&mut self, candidates: Vec<Candidate>) -> Result<(), Error> {
         let taken = self.load(candidates, false)?;
-        self.load(taken, true)?;
-        Ok(())
+        self.load(taken, true).map(drop)
     }
 
     fn write(&mut self, candidate: Candidate, kind: Kind, why: Reason) {
@@ -66,7 +65,7 @@ impl Pass<'_> {
                 self.release(&candidate);
                 return self.problem(&name, kind, message);
             }
-            self.revision.writes += 1;
+            self.revision = self.revision.map(|revision| revision + 1);
             let now = self.session.now.at;
             let set = self.session.set_mut();
             set.counters.loads += u64::from(kind == Kind::Load);
@@ -112,7 +111,10 @@ impl Pass<'_> {
             }
         };
         written.map_err(|error| match error.kind() {
-            io::ErrorKind::AlreadyExists => (Kind::Conflict, loaded_by_another(name)),
+            io::ErrorKind::AlreadyExists => {
+                let line = "was loaded by another program while this pass ran: rename yours, or take it over with --adopt";
+                (Kind::Conflict, format!("{name} {line} '{name}'"))
+            }
             _ => (Kind::Failed, kernel_refused(&error)),
         })
     }
@@ -192,9 +194,8 @@ impl Pass<'_> {
     /// The version that stays in force where a text is refused.
     fn last_good(&self, fresh: &Fresh<'_>) -> Option<Candidate> {
         let records = &self.session.set().profiles;
-        records
-            .get_key_value(&fresh.source.name)
-            .map(Candidate::recorded)
+        let recorded = records.get_key_value(&fresh.source.name);
+        recorded.map(Candidate::recorded)
     }
 
     /// Checks and stores a compiled text; the last good version where it is refused.
@@ -242,12 +243,6 @@ impl Pass<'_> {
         let problem = Problem::refused(refusal, key, self.session.now.at);
         self.note(name, problem);
     }
-}
-
-fn loaded_by_another(name: &ProfileName) -> String {
-    format!(
-        "{name} was loaded by another program while this pass ran: rename yours, or take it over with --adopt '{name}'"
-    )
 }
 
 /// The meaning of the kernel's error for a write.

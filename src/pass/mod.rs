@@ -143,7 +143,8 @@ struct Pass<'a> {
     options: &'a Options,
     work: Work<'a>,
     observed: Observed,
-    revision: Revision,
+    /// The kernel's revision as it was observed, and moved on by each successful write of ours.
+    revision: Option<u64>,
     /// The versions that were written to the kernel.
     written: Vec<Candidate>,
     outcomes: Vec<Outcome>,
@@ -151,12 +152,6 @@ struct Pass<'a> {
     /// The last pass' problems.
     standing: BTreeMap<String, Problem>,
     deadline: Instant,
-}
-
-/// The kernel's revision before it was observed, and the number of our successful writes since.
-struct Revision {
-    before: Option<u64>,
-    writes: u64,
 }
 
 impl Pass<'_> {
@@ -259,10 +254,8 @@ pub(crate) fn remove(place: &Place, removal: Removal, options: &Options) -> Resu
     concluded(place, &report::Settings::default(), None, || {
         let session = Session::open(place, false)?;
         let records = session.set().profiles.clone();
-        let (work, deadline) = (
-            Work::remove(&records, removal),
-            Instant::now() + REMOVE_TIME,
-        );
+        let work = Work::remove(&records, removal);
+        let deadline = Instant::now() + REMOVE_TIME;
         let mut report = run(session, work, options, None, deadline)?;
         let mut outcomes = report.outcomes.iter();
         if !outcomes.all(|outcome| outcome.kind == Kind::Remove) {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use super::work::Work;
-use super::{Pass, Removal, Revision, Session};
+use super::{Pass, Removal, Session};
 use crate::plan::{Candidate, Observed, Options, settle_claims};
 use crate::{error::Error, outcome::Kind, profile::parent};
 
@@ -17,7 +17,7 @@ impl<'a> Pass<'a> {
         options: &'a Options,
         deadline: Instant,
     ) -> Result<Self, Error> {
-        let before = session.kernel.revision();
+        let revision = session.kernel.revision();
         let loaded = session.kernel.profiles()?;
         let set = session.set();
         let recorded = set.profiles.values().flat_map(|record| &record.members);
@@ -44,7 +44,7 @@ impl<'a> Pass<'a> {
             options,
             work,
             observed,
-            revision: Revision { before, writes: 0 },
+            revision,
             written: Vec::new(),
             outcomes: Vec::new(),
             problems: BTreeMap::new(),
@@ -66,9 +66,7 @@ impl<'a> Pass<'a> {
             let mut members = candidate.record.members.iter();
             let wrong = members.find_map(|member| {
                 let name = &member.name;
-                let other = contents
-                    .get(name)
-                    .is_some_and(|contents| *contents != policy);
+                let other = contents.get(name).is_some_and(|found| *found != policy);
                 match self.observed.loaded.get(name) {
                     None => Some(format!("{name} is not loaded")),
                     Some(mode) if *mode != member.mode => Some(format!("{name} is in mode {mode}")),

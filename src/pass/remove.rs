@@ -180,7 +180,7 @@ impl Pass<'_> {
             Ok(()) => {
                 set.counters.removes += 1;
                 set.owned.retain(|owned, _| !is_within(owned, name));
-                self.revision.writes += 1;
+                self.revision = self.revision.map(|revision| revision + 1);
                 let loaded = &mut self.observed.loaded;
                 loaded.retain(|loaded, _| !is_within(loaded, name));
                 self.outcome(Outcome::new(name, Kind::Remove, reason));

@@ -108,10 +108,7 @@ impl Request {
                 ..Work::default()
             },
             observed,
-            revision: Revision {
-                before: None,
-                writes: 0,
-            },
+            revision: None,
             written: Vec::new(),
             outcomes: Vec::new(),
             problems: BTreeMap::new(),
