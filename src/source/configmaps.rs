@@ -66,13 +66,13 @@ fn selector(query: &str) -> Option<String> {
 /// A ConfigMap as the API has it.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct ConfigMap {
+pub(crate) struct ConfigMap {
     metadata: Metadata,
     data: Option<BTreeMap<String, String>>,
     binary_data: Option<BTreeMap<String, String>>,
 }
 
-type Texts = BTreeMap<String, Text>;
+pub(crate) type Texts = BTreeMap<String, Text>;
 /// A ConfigMap's key, version and texts by name.
 type Read = (String, Version, Texts);
 
@@ -225,7 +225,7 @@ impl Version {
 }
 
 /// The texts of a ConfigMap by name.
-fn texts(map: ConfigMap, limit: u64) -> Texts {
+pub(crate) fn texts(map: ConfigMap, limit: u64) -> Texts {
     let data = map.data.unwrap_or_default().into_iter();
     let texts = data.map(|(key, data)| (key, text(data.into_bytes(), limit)));
     let binaries = map.binary_data.unwrap_or_default().into_keys().map(|key| {
@@ -233,10 +233,4 @@ fn texts(map: ConfigMap, limit: u64) -> Texts {
         (key, Err(Refusal::new("text", reason)))
     });
     texts.chain(binaries).collect()
-}
-
-/// The texts in an answer of the API server, if it is a ConfigMap.
-#[cfg(any(test, fuzzing))]
-pub(crate) fn decoded(answer: &[u8], limit: u64) -> Option<Texts> {
-    Some(texts(serde_json::from_slice(answer).ok()?, limit))
 }

@@ -1,5 +1,6 @@
 use super::*;
 use crate::error::Exit;
+use crate::properties::decoded;
 
 #[test]
 fn a_source_is_recorded_absolute_or_as_it_was_written() {
@@ -75,17 +76,12 @@ fn data_of_a_config_map_is_text_and_binary_data_is_refused() {
         "data": {"custom.a": "text", "custom.b": "longer than that"},
         "binaryData": {"custom.c": "AAAA"}
     }"#;
-    let texts = configmaps::decoded(answer, 9).unwrap();
+    let texts = decoded(answer, 9).unwrap();
     assert_eq!(texts["custom.a"].as_deref(), Ok("text"));
     let reason = |name: &str| texts[name].as_ref().unwrap_err().reason;
     assert_eq!((reason("custom.b"), reason("custom.c")), ("limit", "text"));
-    assert_eq!(
-        configmaps::decoded(br#"{"metadata": {}}"#, 9)
-            .unwrap()
-            .len(),
-        0
-    );
-    assert_eq!(configmaps::decoded(b"[]", 9), None);
+    assert_eq!(decoded(br#"{"metadata": {}}"#, 9).unwrap().len(), 0);
+    assert_eq!(decoded(b"[]", 9), None);
 }
 
 /// The memory of all texts together is bounded, beside the limits of one.

@@ -15,7 +15,7 @@ use crate::kernel;
 use crate::policy::{self, Answer, Question, advise, expectation};
 use crate::profile::{Mode, ProfileName, is_control, parent, printable, quoted};
 use crate::rules::Rules;
-use crate::source::configmaps::decoded;
+use crate::source::configmaps::{Texts, texts};
 use crate::state::State;
 
 /// The bytes that one text may have.
@@ -146,6 +146,11 @@ pub fn name(data: &[u8]) {
     assert!(is_long || shown == format!("\"{name}\""), "{shown}");
     let json = serde_json::to_string(&name).expect("a text");
     assert_eq!(serde_json::from_str::<ProfileName>(&json).ok(), Some(name));
+}
+
+/// The texts in an answer of the API server, if it is a `ConfigMap`.
+pub(crate) fn decoded(answer: &[u8], limit: u64) -> Option<Texts> {
+    Some(texts(serde_json::from_slice(answer).ok()?, limit))
 }
 
 /// A `ConfigMap` of the API server: each key is a profile to load, or refused in a clean line.
