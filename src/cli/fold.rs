@@ -1,6 +1,6 @@
 //! Folds command line and environment into one list of words for argh; writes the help.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use argh::{ArgsInfo as _, FlagInfo, FlagInfoKind, Optionality};
 
@@ -35,8 +35,6 @@ struct Flag {
     /// The name of the value; none: a switch.
     value: Option<&'static str>,
     repeatable: bool,
-    /// The value where the option is not given.
-    default: Option<&'static str>,
     help: &'static str,
 }
 
@@ -52,10 +50,6 @@ fn flag(option: &str) -> Flag {
         if let FlagInfoKind::Option { arg_name } = known.kind {
             flag.value = Some(arg_name);
         }
-        if known.optionality == Optionality::Required {
-            let bracket = known.description.rsplit_once('[');
-            flag.default = bracket.map(|(_, default)| default.trim_end_matches(']'));
-        }
     }
     flag
 }
@@ -70,7 +64,6 @@ fn variable(option: &str) -> String {
 /// # Errors
 /// [`Error::Usage`]: an unknown option or variable, with the nearest known one; a missing value.
 pub(super) fn fold(command: &Command, words: &[&str], env: &Variables) -> Result<Folded, Error> {
-    let known: BTreeSet<&str> = command.options().map(|(_, option)| option).collect();
     let mut folded = Folded::default();
     let (mut positional, mut words) = (Vec::new(), words.iter().copied().peekable());
     while let Some(word) = words.next() {
@@ -79,8 +72,8 @@ pub(super) fn fold(command: &Command, words: &[&str], env: &Variables) -> Result
         } else if let Some(option) = word.strip_prefix("--") {
             let mut parts = option.splitn(2, '=');
             let (option, value) = (parts.next().unwrap_or_default(), parts.next());
-            if !known.contains(option) {
-                return usage(unknown_option(command, option, &known));
+            if !command.takes(option) {
+                return usage(unknown_option(command, option));
             }
             let takes_value = flag(option).value.is_some();
             match value.or_else(|| words.next_if(|_| takes_value)) {
@@ -92,17 +85,19 @@ pub(super) fn fold(command: &Command, words: &[&str], env: &Variables) -> Result
                 value => folded.push(option, value, None)?,
             }
         } else if word.starts_with('-') && word != "-" {
-            return usage(unknown_option(command, word, &known));
+            return usage(unknown_option(command, word));
         } else {
             positional.push(word);
         }
     }
-    folded.environment(command.name, &known, env)?;
+    folded.environment(command, env)?;
     for flag in Options::get_args_info().flags {
         let option = flag.long.trim_start_matches('-');
-        let default = self::flag(option).default;
-        if let Some(default) = default.filter(|_| !folded.given.contains_key(option)) {
-            folded.push(option, Some(default), None)?;
+        let required = flag.optionality == Optionality::Required;
+        let missing = required && !folded.given.contains_key(option);
+        // The default ends the help.
+        if let Some((_, default)) = flag.description.rsplit_once('[').filter(|_| missing) {
+            folded.push(option, Some(default.trim_end_matches(']')), None)?;
         }
     }
     folded.words.push("--".to_owned());
@@ -134,12 +129,7 @@ impl Folded {
     }
 
     /// Adds the variables of options that are not given.
-    fn environment(
-        &mut self,
-        command: &str,
-        own: &BTreeSet<&str>,
-        env: &Variables,
-    ) -> Result<(), Error> {
+    fn environment(&mut self, command: &Command, env: &Variables) -> Result<(), Error> {
         let all = Command::all().flat_map(|command| command.options());
         let all = all.map(|(_, option)| (variable(option), option));
         let all: BTreeMap<String, &str> = all.collect();
@@ -165,13 +155,13 @@ impl Folded {
                 let hint = hint.unwrap_or_default();
                 let line = format!("unknown variable {name}{hint}");
                 // A misspelt variable must not stop a user's pod.
-                if !matches!(command, "reconcile" | "wait") {
+                if !matches!(command.name, "reconcile" | "wait") {
                     return usage(line);
                 }
                 self.warnings.push(line);
             }
         }
-        chosen.retain(|option, _| own.contains(option) && !self.given.contains_key(*option));
+        chosen.retain(|option, _| command.takes(option) && !self.given.contains_key(*option));
         let mut chosen = chosen.into_iter();
         chosen.try_for_each(|(option, (name, value))| self.variable(option, name, value))
     }
@@ -206,16 +196,16 @@ impl Folded {
     }
 }
 
-fn unknown_option(command: &Command, option: &str, known: &BTreeSet<&str>) -> String {
+fn unknown_option(command: &Command, option: &str) -> String {
     let name = command.name;
-    let takes = |other: &Command| other.options().any(|(_, known)| known == option);
-    let takers = Command::all().filter(takes).map(|other| other.name);
+    let takers = Command::all().filter(|other| other.takes(option));
+    let takers = takers.map(|other| other.name);
     let takers = takers.collect::<Vec<_>>().join(", ");
     if !takers.is_empty() {
         return format!("--{option} is an option of {takers}, not of {name}");
     }
     let shown = quoted(option);
-    match nearest(option, known.iter().copied()) {
+    match nearest(option, command.options().map(|(_, known)| known)) {
         Some(nearest) => format!("unknown option {shown}: did you mean --{nearest}?"),
         None => format!("unknown option {shown}: see armorer {name} --help"),
     }
@@ -280,6 +270,8 @@ fn entry(text: &mut String, term: &str, explanation: &str) {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     #[test]

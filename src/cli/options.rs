@@ -225,6 +225,10 @@ impl Command {
         })
     }
 
+    pub(super) fn takes(&self, option: &str) -> bool {
+        self.options().any(|(_, known)| known == option)
+    }
+
     /// Its options, with their headings.
     pub(super) fn options(&self) -> impl Iterator<Item = (&'static str, &'static str)> + use<> {
         let groups = GROUPS.lines().filter_map(|row| row.split_once(": "));
