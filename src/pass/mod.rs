@@ -195,11 +195,11 @@ fn run(
 /// The reason why the whole pass could not run; the status file then says so.
 pub(crate) fn reconcile(settings: &Settings, dry: bool) -> Result<Report, Error> {
     let deadline = Instant::now() + settings.deadline;
+    let pass = || reconcile_once(settings, dry, deadline);
     if dry {
-        return reconcile_once(settings, dry, deadline);
+        return pass();
     }
     let (place, cluster) = (&settings.place, Some(&settings.cluster));
-    let pass = || reconcile_once(settings, dry, deadline);
     concluded(place, &settings.report, cluster, pass)
 }
 
