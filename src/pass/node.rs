@@ -5,9 +5,8 @@ use std::time::{Duration, Instant};
 use crate::error::{Error, Exit};
 use crate::kubernetes::events::{self, Subject};
 use crate::kubernetes::node::{self, Labels, Memo};
-use crate::kubernetes::{self};
 use crate::outcome::{Kind, Outcome};
-use crate::{kubernetes::client::Client, report::Report, time::Time};
+use crate::{kubernetes, kubernetes::client::Client, report::Report, time::Time};
 
 /// The time limit for the node's object, and for its events.
 const TIME: Duration = Duration::from_secs(10);
@@ -44,8 +43,8 @@ impl<'a> Node<'a> {
                 if was_there {
                     log::info!(action = "taint"; "removed the taint {key} from the node {}", self.name);
                 }
-                memo.taint = Some(key.clone());
                 self.seen(memo, uid);
+                memo.taint = Some(key.clone());
             }
             Err(error) => {
                 report.exit = report.exit.max(Exit::Incomplete);
@@ -64,10 +63,9 @@ impl<'a> Node<'a> {
         let known = memo.labels.as_ref();
         let profiles = known.map_or("unknown", |labels| &labels.profiles);
         let (state, profiles) = match result {
-            Ok(report) => (report.state(), report.fingerprint()),
-            Err(_) => (Kind::Failed.word(), profiles.to_owned()),
+            Ok(report) => (report.state().to_owned(), report.fingerprint()),
+            Err(_) => (Kind::Failed.word().to_owned(), profiles.to_owned()),
         };
-        let state = state.to_owned();
         let labels = Labels { state, profiles };
         if known == Some(&labels) && memo.pod == self.cluster.pod {
             return;
@@ -75,14 +73,18 @@ impl<'a> Node<'a> {
         let written = |client| Ok(node::label(&client, self.name, self.set, &labels)?);
         match self.client().and_then(written) {
             Ok(uid) => {
-                memo.labels = Some(labels);
                 self.seen(memo, uid);
+                memo.labels = Some(labels);
             }
             Err(e) => log::warn!(action = "label"; "cannot write the node's labels: {e}"),
         }
     }
 
+    /// What was written to an earlier object of this node, in the same boot, is not on this one.
     fn seen(&self, memo: &mut Memo, uid: String) {
+        if memo.uid != uid {
+            *memo = Memo::default();
+        }
         memo.uid = uid;
         memo.pod.clone_from(&self.cluster.pod);
     }
@@ -106,11 +108,10 @@ impl<'a> Node<'a> {
             return;
         }
         let instance = self.cluster.pod.as_deref().unwrap_or(self.name);
-        let (node, set) = (self.name, self.set);
         let subject = Subject {
-            node,
+            node: self.name,
             instance,
-            set,
+            set: self.set,
         };
         let sent = |client| Ok(events::send(&client, &subject, news)?);
         if let Err(error) = self.client().and_then(sent) {

@@ -15,9 +15,13 @@ fn taint(key: &str, effect: &str) -> Value {
 }
 
 fn put_node(cluster: &Cluster, taints: &[Value]) {
+    put_object(cluster, "uid-of-node-1", taints);
+}
+
+fn put_object(cluster: &Cluster, uid: &str, taints: &[Value]) {
     let node = json!({
         "apiVersion": "v1", "kind": "Node",
-        "metadata": {"name": NODE, "uid": "uid-of-node-1", "labels": {"a": "b"}},
+        "metadata": {"name": NODE, "uid": uid, "labels": {"a": "b"}},
         "spec": {"podCIDR": "10.0.0.0/24", "taints": taints},
     });
     cluster.put("nodes", &node);
@@ -167,6 +171,30 @@ fn labels_say_the_state_and_the_profiles_and_are_written_when_they_differ() {
         .reconcile(&[&LABEL[..], &["--pod-name", "armorer-x2"]].concat())
         .assert(0);
     assert_eq!(cluster.asked(), [MAP, "patch nodes node-1 200"]);
+}
+
+#[test]
+fn a_node_that_joined_anew_in_the_same_boot_is_labelled_and_loses_its_taint() {
+    let cluster = Cluster::settled(&["custom.a"]);
+    let ours = [taint(KEY, "NoSchedule")];
+    let pass =
+        |pod| cluster.reconcile(&[&CLEAR[..], &["--label-node", "--pod-name", pod]].concat());
+    put_node(&cluster, &ours);
+    pass("armorer-x1").assert(0);
+    put_object(&cluster, "uid-of-node-2", &ours);
+    pass("armorer-x2").assert(0);
+    assert_eq!(labels(&cluster)["armorer/state"], "converged");
+    assert_eq!(taints(&cluster), json!([]));
+    // The labels come first where the node is not ready in the pod's first pass.
+    cluster.publish(&["custom.a", "custom.b"]);
+    put_object(&cluster, "uid-of-node-3", &ours);
+    pass("armorer-x3").assert(1);
+    assert_eq!(labels(&cluster)["armorer/state"], "failed");
+    assert_eq!(taints(&cluster), json!(ours));
+    cluster.node.load("custom.b", &profile("custom.b"));
+    pass("armorer-x3").assert(0);
+    assert_eq!(labels(&cluster)["armorer/state"], "converged");
+    assert_eq!(taints(&cluster), json!([]));
 }
 
 #[test]
