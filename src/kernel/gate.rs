@@ -9,8 +9,8 @@ use super::LABELS;
 use crate::error::Error;
 
 /// Asks the kernel whether this process might change to `name`: it answers ENOENT where no such
-/// profile is loaded, and success or EACCES where one is. A question about a missing profile leaves
-/// an audit record.
+/// profile is loaded, and success or EACCES where one is. A question leaves an audit record, except
+/// where the change is allowed.
 ///
 /// # Errors
 /// The kernel has no AppArmor, or this process' own profile keeps it from asking.
