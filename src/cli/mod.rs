@@ -110,6 +110,7 @@ impl Builder<'_> {
             let word = quoted(word);
             return usage(format!("{name} takes no argument: leave out {word}"));
         }
+        let place = self.place();
         match name {
             "reconcile" | "plan" => self.pass(name == "plan"),
             "wait" => self.wait(),
@@ -118,13 +119,10 @@ impl Builder<'_> {
             "can" => self.can(),
             "denials" => Ok(self.denials()),
             "features" => {
-                let folder = self.place().kernel.features();
+                let folder = place.kernel.features();
                 Ok(Box::new(move || commands::features(&folder)))
             }
-            "restore" => {
-                let place = self.place();
-                Ok(Box::new(move || restore::run(&place)))
-            }
+            "restore" => Ok(Box::new(move || restore::run(&place))),
             _ => self.remove(),
         }
     }

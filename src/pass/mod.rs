@@ -103,10 +103,9 @@ impl Session {
     }
 
     fn save(&mut self) -> Result<(), Error> {
-        if self.dry {
-            Ok(())
-        } else {
-            self.store.save(&self.state)
+        match self.dry {
+            true => Ok(()),
+            false => self.store.save(&self.state),
         }
     }
 
@@ -232,10 +231,8 @@ pub(crate) fn restore(place: &Place) -> Result<Vec<Report>, Error> {
     };
     let sets = Store::new(&place.state_dir).load()?.sets.into_keys();
     let reports = sets.map(|set| {
-        let place = Place {
-            set,
-            ..place.clone()
-        };
+        let mut place = place.clone();
+        place.set = set;
         concluded(&place, &report::Settings::default(), None, || {
             let session = Session::open(&place, false)?;
             let records = session.set().profiles.clone();
