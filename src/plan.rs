@@ -400,9 +400,8 @@ impl Facts<'_> {
             }
             let empty =
                 |source: &str| sources.iter().any(|s| s == source) && !holding.contains(source);
-            (source.is_some_and(empty) && !self.options.allow_empty).then(|| {
-                "its source is empty: --allow-empty lets an empty source remove it".to_owned()
-            })
+            let line = "its source is empty: --allow-empty lets an empty source remove it";
+            (source.is_some_and(empty) && !self.options.allow_empty).then(|| line.to_owned())
         };
         let names = unwanted.iter().filter(goes);
         names.map(|name| ((*name).to_owned(), kept(name))).collect()

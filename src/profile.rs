@@ -60,16 +60,14 @@ impl ProfileName {
     /// Empty, 240 bytes or more, a `/`, a leading dot, `:` or `&` in front (policy namespaces and
     /// stacks), a control character, a space at an end.
     pub(crate) fn parse(name: &str) -> Result<Self, String> {
+        let namespace = "names another policy namespace";
         let slash = "holds a slash: a file is named like its profile, with / written as .";
         let problems = [
             (name.is_empty(), "is empty"),
             (name.len() >= NAME_LIMIT, "is longer than 239 bytes"),
             (name.contains('/'), slash),
             (name.starts_with('.'), "starts with a dot"),
-            (
-                name.starts_with([':', '&']),
-                "names another policy namespace",
-            ),
+            (name.starts_with([':', '&']), namespace),
             (name.chars().any(is_control), "holds a control character"),
             (name.trim() != name, "starts or ends with a space"),
         ];

@@ -134,10 +134,8 @@ impl Includes {
         if data.is_dir() {
             return Ok(self.folder(path));
         }
-        let bytes = match data.is_file() {
-            true => read_open(file, data.len(), BYTES_LIMIT).ok(),
-            false => None,
-        };
+        let read = || read_open(file, data.len(), BYTES_LIMIT).ok();
+        let bytes = data.is_file().then(read).flatten();
         let bytes = bytes.ok_or("not a regular file")?;
         // The base folder is the administrator's: files outside that its files name are as trusted,
         // and not watched.

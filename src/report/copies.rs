@@ -26,9 +26,8 @@ pub(crate) fn keep_equal(to: &Path, set: &Set, texts: Texts) -> BTreeMap<String,
     };
     let records = set.in_force();
     let kept: BTreeMap<&str, Digest> = records.map(|(name, r)| (name.as_str(), r.text)).collect();
-    sweep(to, |name| {
-        copies.contains_key(name) || kept.contains_key(name)
-    });
+    let is_ours = |name: &str| copies.contains_key(name) || kept.contains_key(name);
+    sweep(to, is_ours);
     copies.retain(|name, _| {
         if kept.contains_key(name.as_str()) {
             return true;
