@@ -183,6 +183,21 @@ fn sigterm_ends_it_at_once_while_it_sleeps() {
     node.assert_untouched();
 }
 
+/// A fifo without a reader holds the writer.
+#[test]
+fn sigterm_while_the_heartbeat_is_written_is_reported_too() {
+    let node = Node::with(&["custom.a"]);
+    node.folder("run/armorer");
+    let fifo = node.path("run/armorer/loop.new");
+    assert!(Command::new("mkfifo").arg(fifo).status().unwrap().success());
+    let mut running = Loop::start(&node, "86400");
+    running.until("its first words", |running| {
+        running.count("a pass every") == 1
+    });
+    running.terminate();
+    assert_eq!(running.count("stopped by a signal"), 1, "{}", running.log());
+}
+
 #[test]
 fn one_pass_runs_at_a_time_and_ends_with_the_loop() {
     let node = Node::settled(&["custom.a"]);
