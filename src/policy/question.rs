@@ -99,9 +99,7 @@ impl Question {
         let has = |part: fn(&str) -> bool| words.iter().any(|word| part(word));
         let problem = match class {
             FILE if !key.starts_with(b"/") => "a path begins with /",
-            FILE if has(is_unresolved) => {
-                "the kernel sees paths without //, . and ..: give the resolved path"
-            }
+            FILE if has(is_unresolved) => "give the resolved path, without //, . and ..",
             FILE => "",
             _ if owner => "only files have an owner",
             _ if has(|word| word.contains("//&")) => "a stack of profiles: ask about each profile",
@@ -115,8 +113,7 @@ impl Question {
 }
 
 fn is_unresolved(path: &str) -> bool {
-    let mut names = path.split('/');
-    path.contains("//") || names.any(|name| name == "." || name == "..")
+    path.contains("//") || path.split('/').any(|name| matches!(name, "." | ".."))
 }
 
 impl Profile<'_> {
