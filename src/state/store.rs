@@ -91,8 +91,10 @@ impl Store {
             return refused(&format!("belongs to user {}, not to {user}", data.uid()));
         }
         if data.mode() & 0o077 != 0 {
-            let mut entries = std::fs::read_dir(&self.path).map_err(self.unusable("read"))?;
-            if entries.next().is_some() && !self.is_prepared() {
+            let entries = std::fs::read_dir(&self.path).map_err(self.unusable("read"))?;
+            let mut entries = entries.flatten().map(|entry| entry.file_name());
+            // A disk of its own comes with this folder.
+            if entries.any(|name| name != "lost+found") && !self.is_prepared() {
                 return refused("is open to other users and holds other programs' files");
             }
             let closed = std::fs::set_permissions(&self.path, Permissions::from_mode(0o700));

@@ -333,7 +333,7 @@ def test_without_KILL_the_compilers_time_limit_is_only_its_CPU_limit():
     code, said = fresh(["--max-compile-time", "3s"], slow)
     assert code == 1 and "3s of CPU time" in said, (code, said)
     code, said = fresh(["--max-compile-time", "3s"], slow, drop=["KILL"])
-    assert code == 1 and "cannot be killed: give armorer the capability KILL" in said, (code, said)
+    assert code == 1 and "3s of CPU time" in said, (code, said)
     assert "custom.slow" not in loaded()
 
 
@@ -476,7 +476,7 @@ def test_the_longest_name_is_loaded_and_the_longest_key_and_binary_data_are_refu
     texts = {name: guard(name, "x") for name in (longest, too_long)}
     with trial({**texts, "custom.binary": bytes(range(256))}):
         until("the longest is loaded", lambda: longest in loaded())
-        trial_says("has 253 bytes: the limit is 239", "refused")
+        trial_says("is longer than 239 bytes", "refused")
         trial_says("custom.binary", "refused", "UTF-8")
         trial_ready(True)
         assert "custom.binary" not in loaded() and too_long not in loaded()

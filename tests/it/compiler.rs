@@ -115,6 +115,22 @@ fn a_compiler_that_waits_is_killed_and_tried_again_in_the_next_pass() {
 }
 
 #[test]
+fn a_compiler_that_may_not_be_killed_names_the_missing_capability() {
+    let stage = Stage::new(&[("custom.a", &["hang"])]);
+    let without = ["setpriv", "--bounding-set", "-kill", "--inh-caps", "-kill"];
+    let source = stage.node.source();
+    let arguments = ["reconcile", &*source, "--parser", &stage.parser];
+    let arguments = [&arguments[..], &["--max-compile-time", "1s"]].concat();
+    let run = Run::of(&mut stage.node.under(&without, &arguments)).assert(1);
+    run.line(&[
+        "✗ failed",
+        "custom.a",
+        "cannot be killed",
+        "capability KILL",
+    ]);
+}
+
+#[test]
 fn a_text_that_takes_too_much_processor_time_is_refused_until_it_changes() {
     let stage = Stage::new(&[("custom.a", &["spin"])]);
     let short = ["--max-compile-time", "1s"];

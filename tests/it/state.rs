@@ -57,6 +57,16 @@ fn a_folder_of_others_is_neither_closed_nor_used() {
 }
 
 #[test]
+fn a_disk_of_its_own_is_taken() {
+    let node = Node::with(&["custom.a"]);
+    node.folder("disk/lost+found");
+    node.set_mode("disk", 0o755);
+    node.reconcile(&["--state-dir", "/disk"]).assert(0);
+    assert_eq!(node.mode("disk"), 0o700);
+    assert!(node.exists("disk/lost+found"));
+}
+
+#[test]
 fn a_planted_link_leads_no_removal_elsewhere() {
     let node = Node::with(&["custom.a"]);
     node.write("theirs/data", "theirs");
