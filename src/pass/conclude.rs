@@ -63,6 +63,10 @@ pub(super) fn concluded(
     if settings.loop_id.is_some() || cluster.is_none() {
         status.loop_id = settings.loop_id.clone().filter(|_| is_last);
     }
+    if settings.loop_id.is_some() {
+        // Where no pass could begin, the probe gives the reason.
+        let _ = store.lock(Duration::ZERO);
+    }
     if !store.is_prepared() {
         return result;
     }

@@ -108,6 +108,15 @@ fn a_status_that_cannot_read_the_kernel_is_not_well() {
 }
 
 #[test]
+fn a_probe_gives_the_reason_why_no_pass_can_run() {
+    let node = Node::with(&["custom.a"]);
+    node.remove("sys/kernel/security/apparmor");
+    node.loop_pass("one", &[]).assert(3);
+    let run = node.probe("ready", &[]).assert(1);
+    assert!(run.stdout().contains("no folder apparmor"), "{run}");
+}
+
+#[test]
 fn without_a_compiler() {
     let node = Node::with(&["custom.a"]);
     for command in ["reconcile", "plan", "check"] {
