@@ -34,6 +34,17 @@ fn a_pass_that_changes_nothing_writes_the_status_only_and_logs_a_line() {
     assert_eq!(status["last_pass"]["ready"], true);
 }
 
+/// The kernel's revision says that no policy changed; this folder changes without one.
+#[test]
+fn a_pass_that_changes_nothing_does_not_look_at_the_loaded_profiles() {
+    let node = Node::settled(&["custom.a"]);
+    node.write("sys/kernel/security/apparmor/profiles", "");
+    let run = node.reconcile(&[]).assert(0);
+    assert_eq!(run.stderr().lines().count(), 1, "{run}");
+    node.put("custom.b", profile("custom.b"));
+    node.reconcile(&[]).line(&["+ load", "custom.a"]);
+}
+
 #[test]
 fn a_new_profile_goes_to_the_kernel_in_one_write_of_the_compilers_output() {
     let node = Node::new();
