@@ -270,6 +270,7 @@ impl Soak {
             self.count("policy removed behind its back");
         } else {
             replace(&compile(&format!("profile {name} {{ /behind r, }}")));
+            self.model.replaced.insert(name);
             self.count("policy replaced behind its back");
         }
     }
@@ -324,6 +325,17 @@ impl Soak {
         }
         self.files(which, &log);
         self.note_memory();
+        for name in self
+            .model
+            .left()
+            .iter()
+            .filter(|name| now.contains_key(*name))
+        {
+            // By the program that replaced it.
+            remove(name);
+            self.count("replaced policy left alone");
+        }
+        self.model.replaced.clear();
     }
 
     fn note_memory(&mut self) {

@@ -78,13 +78,15 @@ pub(crate) struct Model {
     /// The version that each name of armorer's has in force, or had last.
     pub(crate) good: BTreeMap<String, usize>,
     pub(crate) held: Vec<Held>,
+    /// The names that another program has replaced since the last undisturbed pass.
+    pub(crate) replaced: BTreeSet<String>,
     hashes: RefCell<BTreeMap<(String, usize), Vec<u8>>>,
 }
 
 /// The required result of a pass.
 pub(crate) struct Expected {
     pub(crate) exit: i32,
-    /// Every name in force that is armorer's.
+    /// Every name in force that is armorer's, or was.
     pub(crate) loaded: BTreeSet<String>,
     pub(crate) contents: BTreeMap<String, Vec<u8>>,
 }
@@ -110,6 +112,13 @@ impl Model {
         std::iter::once(name.to_owned()).chain(kid).collect()
     }
 
+    /// The names that another program has replaced and no text brings: they are left to it.
+    pub(crate) fn left(&self) -> Vec<String> {
+        let left = self.replaced.iter();
+        let left = left.filter(|name| !self.desired.contains_key(*name));
+        left.cloned().collect()
+    }
+
     /// Every name that is desired and was good.
     pub(crate) fn members(&self) -> BTreeSet<String> {
         let desired = self
@@ -131,6 +140,12 @@ impl Model {
             }
         }
         let mut loaded = self.members();
+        let family = |parent: &str| {
+            let child = format!("{parent}//");
+            let family = before.iter();
+            let family = family.filter(|n| *n == parent || n.starts_with(&child));
+            family.cloned().collect::<Vec<_>>()
+        };
         for held in self
             .held
             .iter()
@@ -140,14 +155,14 @@ impl Model {
             if self.desired.contains_key(parent) {
                 loaded.insert(held.name.clone());
             } else {
-                let family = format!("{parent}//");
-                let family = before
-                    .iter()
-                    .filter(|n| *n == parent || n.starts_with(&family));
-                loaded.extend(family.cloned());
+                loaded.extend(family(parent));
             }
         }
         self.good.retain(|name, _| loaded.contains(name));
+        for name in self.left() {
+            loaded.extend(family(&name));
+            self.good.remove(&name);
+        }
         let desired = self
             .good
             .iter()
