@@ -71,7 +71,7 @@ impl Rules {
         }
         let prefix = quoted(&self.prefix);
         let line = format!(
-            "has a name that does not start with the prefix {prefix}: rename file and profile, or set --prefix"
+            "is no profile by its name, which does not start with the prefix {prefix}: rename file and profile, or set --prefix"
         );
         Err(Refusal::new("name", line))
     }

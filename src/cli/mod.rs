@@ -110,7 +110,6 @@ impl Builder<'_> {
             let word = quoted(word);
             return usage(format!("{name} takes no argument: leave out {word}"));
         }
-        let place = self.place();
         match name {
             "reconcile" | "plan" => self.pass(name == "plan"),
             "wait" => self.wait(),
@@ -119,10 +118,13 @@ impl Builder<'_> {
             "can" => self.can(),
             "denials" => Ok(self.denials()),
             "features" => {
-                let folder = place.kernel.features();
+                let folder = self.place().kernel.features();
                 Ok(Box::new(move || commands::features(&folder)))
             }
-            "restore" => Ok(Box::new(move || restore::run(&place))),
+            "restore" => {
+                let place = self.place();
+                Ok(Box::new(move || restore::run(&place)))
+            }
             _ => self.remove(),
         }
     }

@@ -214,10 +214,9 @@ fn text(overview: &Overview) -> String {
     let age = |at: Time| in_words(at.age());
     let mut text = String::new();
     if let Some(Status { last_pass, .. }) = &overview.last_pass {
-        let node = overview.node.as_deref().unwrap_or("this node");
+        let node = printable(overview.node.as_deref().unwrap_or("this node"));
         let (ago, summary) = (age(last_pass.ended.at), &last_pass.summary);
-        text += &printable(&format!("{node}: last pass {ago} ago, {summary}"));
-        text += "\n";
+        text += &format!("{node}: last pass {ago} ago, {summary}\n");
     }
     let titles = ["PROFILE", "SET", "MODE", "PROCESSES", "CHANGED", "STATE"];
     let mut rows = vec![titles.map(str::to_owned)];

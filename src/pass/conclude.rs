@@ -63,11 +63,9 @@ pub(super) fn concluded(
     if settings.loop_id.is_some() || cluster.is_none() {
         status.loop_id = settings.loop_id.clone().filter(|_| is_last);
     }
-    if settings.loop_id.is_some() {
-        // Where no pass could begin, the probe gives the reason.
-        let _ = store.lock(Duration::ZERO);
-    }
-    if !store.is_prepared() {
+    // A loop takes the folder, or its probe could not say why no pass has begun.
+    let takes = || settings.loop_id.is_some() && store.lock(Duration::ZERO).is_ok();
+    if !store.is_prepared() && !takes() {
         return result;
     }
     if let Some(file) = &settings.metrics_file {

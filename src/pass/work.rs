@@ -12,7 +12,7 @@ use crate::profile::{Digest, ProfileName};
 use crate::report::{Report, copies};
 use crate::source::{self, Known};
 use crate::state::store::Stored;
-use crate::state::{Basis, Object, Problem, Record};
+use crate::state::{Basis, Object, Problem, Record, Set};
 use crate::{error::Error, kubernetes::client::Client, plan::Candidate, report::status::Status};
 
 /// The time limit for the API server, since the lock is held meanwhile.
@@ -199,6 +199,8 @@ impl Inputs {
     ) -> Result<Work<'a>, Error> {
         let (set, now) = (session.set(), session.now.at);
         let environment = Digest::of_parts([self.environment, self.compiler.features()?]);
+        let is_whole = session.store.is_whole(&session.state);
+        let is_stored = |record: &Record| is_whole || session.store.holds(record);
         let mut includes = Includes::new(&settings.compiler.base);
         let mut included = BTreeMap::new();
         let mut work = Work {
@@ -229,7 +231,7 @@ impl Inputs {
             } else {
                 let files = Digest::of(format!("{closure:?}").as_bytes());
                 let key = Digest::of_parts([environment, source.digest, files]);
-                problems.extend(work.add(session, source, key, &closure));
+                problems.extend(work.add(set, &is_stored, source, key, &closure));
             }
             included.extend(closure);
         }
@@ -254,16 +256,17 @@ impl<'a> Work<'a> {
     /// in the last pass.
     fn add(
         &mut self,
-        session: &Session,
+        set: &Set,
+        is_stored: &dyn Fn(&Record) -> bool,
         source: &'a ProfileSource,
         key: Digest,
         includes: &BTreeMap<String, Option<Digest>>,
     ) -> Option<(String, Problem)> {
-        let (set, name) = (session.set(), source.name.as_str());
-        let is_stored = |record: &Record| record.key == key && session.store.holds(record);
+        let name = source.name.as_str();
+        let is_good = |record: &Record| record.key == key && is_stored(record);
         let problem = set.problems.get(name);
         let recorded = set.profiles.get_key_value(&source.name);
-        if let Some(recorded) = recorded.filter(|(_, record)| is_stored(record)) {
+        if let Some(recorded) = recorded.filter(|(_, record)| is_good(record)) {
             let mut candidate = Candidate::recorded(recorded);
             candidate.record.source.clone_from(&source.source);
             self.ready.push(candidate);

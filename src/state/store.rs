@@ -192,21 +192,25 @@ impl Store {
 
     /// Whether no file that `state` names is missing, by their number: a sweep leaves no others.
     pub(crate) fn is_whole(&self, state: &State) -> bool {
-        let digests: HashSet<Digest> = state.sets.values().flat_map(Set::stored).collect();
         let files = std::fs::read_dir(self.policy()).into_iter().flatten();
-        files.count() >= digests.len()
+        files.count() >= stored(state).len()
     }
 
     /// Removes all that `state` does not name from the folder of policies, and the temporary files
     /// that a killed pass left.
     pub(crate) fn sweep(&self, state: &State) {
-        let files = |digest| [Stored::Text, Stored::Policy].map(|kind| self.file(kind, digest));
-        let digests = state.sets.values().flat_map(Set::stored);
-        let keep: HashSet<PathBuf> = digests.flat_map(files).collect();
+        let keep = stored(state);
+        let is_kept = |file: &str| {
+            let parts = file.split_once('.');
+            let digest = parts.filter(|(_, kind)| kind.parse::<Stored>().is_ok());
+            let digest = digest.and_then(|(digest, _)| Digest::parse(digest));
+            digest.is_some_and(|digest| keep.contains(&digest))
+        };
         let entries = std::fs::read_dir(self.policy()).into_iter().flatten();
-        let entries = entries.flatten();
-        for leftover in entries.filter(|entry| !keep.contains(&entry.path())) {
-            let _ = std::fs::remove_file(leftover.path());
+        for entry in entries.flatten() {
+            if !entry.file_name().to_str().is_some_and(is_kept) {
+                let _ = std::fs::remove_file(entry.path());
+            }
         }
         let is_ours = |file: &str| file.starts_with("state.json") || file.starts_with("status");
         fs::sweep(&self.path, is_ours);
@@ -226,13 +230,18 @@ impl Store {
     }
 }
 
+/// All that `state` names of the folder of policies.
+fn stored(state: &State) -> HashSet<Digest> {
+    state.sets.values().flat_map(Set::stored).collect()
+}
+
 /// Makes a folder for this user alone, unless it is there.
 fn make_folder(path: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
 
 /// The kinds of files that are stored by digest.
-#[derive(Clone, Copy, strum::Display)]
+#[derive(Clone, Copy, strum::Display, strum::EnumString)]
 #[strum(serialize_all = "lowercase")]
 pub(crate) enum Stored {
     Text,

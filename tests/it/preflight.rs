@@ -89,15 +89,6 @@ fn without_a_boot() {
 }
 
 #[test]
-fn without_a_folder_of_includes_no_text_is_blamed() {
-    let node = Node::with(&["custom.a"]);
-    for command in ["reconcile", "plan", "check"] {
-        let run = node.run(&[command, "profiles", "--base", "/nowhere"]);
-        run.fails(3, &["no folder /nowhere", "--base"]);
-    }
-}
-
-#[test]
 fn a_status_that_cannot_read_the_kernel_is_not_well() {
     let node = Node::settled(&["custom.a"]);
     node.run(&["status"]).assert(0);
@@ -116,12 +107,18 @@ fn a_probe_gives_the_reason_why_no_pass_can_run() {
     assert!(run.stdout().contains("no folder apparmor"), "{run}");
 }
 
+/// No text is blamed.
 #[test]
-fn without_a_compiler() {
+fn without_a_compiler_or_its_includes() {
     let node = Node::with(&["custom.a"]);
-    for command in ["reconcile", "plan", "check"] {
-        let run = node.run(&[command, "profiles", "--parser", "/nowhere/parser"]);
-        run.fails(3, &["no compiler at /nowhere/parser", "--parser"]);
+    for (option, words) in [
+        ("--parser", "no compiler at /nowhere"),
+        ("--base", "no folder /nowhere for includes"),
+    ] {
+        for command in ["reconcile", "plan", "check"] {
+            let run = node.run(&[command, "profiles", option, "/nowhere"]);
+            run.fails(3, &[words, option]);
+        }
     }
     assert!(!node.exists("var/lib/armorer/state.json"));
 }
