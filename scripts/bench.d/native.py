@@ -66,22 +66,7 @@ def from_nothing(armorer, features, work, results, n, repeats):
 
 
 def settled(armorer, features, work, results, n, repeats):
-    node = Node(f"{work}/node", features)
-    node.want(names(n), plain)
-    files = [f"{node.root}/profiles/{name}" for name in names(n)]
-    ours = reconcile(armorer, node, codes=(0, 1))
-    run(ours)
-    node.show(node.recorded())
-    ours.codes = (0,)
-    run(ours)
-    run(ours)
-    hashed = [Command(["sha256sum", *files])]
-    contenders = {"armorer": (lambda: None, [ours]), "sha256sum": (lambda: None, hashed)}
-    runs = interleaved(repeats, contenders)
-    for who, (_, commands) in contenders.items():
-        own, largest = peak(commands[0])
-        more = {**counted(commands), "own KiB": own, "largest KiB": largest}
-        results.add("nothing changed", n, who, runs[who], **more)
+    node, files = idle(armorer, features, work, results, "nothing changed", n, plain, repeats)
     one_changed(armorer, features, results, node, n, files[n // 2], repeats)
     size = os.stat(f"{node.root}/var/lib/armorer/state.json").st_size
     results.add("the state's bytes", n, "armorer", [(size, 0)])
@@ -93,20 +78,30 @@ def large_base(armorer, features, work, results, repeats):
     shutil.copytree("/etc/apparmor.d", base, symlinks=True)
     for n in range(1600):
         write(f"{base}/abstractions/bench.d/{n}", "  capability chown,\n")
+    for case, tree in [("nothing changed, texts with includes", "/etc/apparmor.d"),
+                       ("the same, 1,600 files more in the base tree", base)]:
+        idle(armorer, features, work, results, case, 100, typical, repeats, "--base", tree)
+
+
+def idle(armorer, features, work, results, case, n, text, repeats, *options):
+    """A pass with nothing to do, beside the digests of the same files; its node and these files."""
     node = Node(f"{work}/node", features)
-    node.want(names(100), typical)
+    node.want(names(n), text)
+    files = [f"{node.root}/profiles/{name}" for name in names(n)]
     ours = reconcile(armorer, node, codes=(0, 1))
-    ours.argv += ["--base", base]
+    ours.argv += options
     run(ours)
     node.show(node.recorded())
     ours.codes = (0,)
     run(ours)
     run(ours)
-    hashed = [Command(["sha256sum", *(f"{node.root}/profiles/{name}" for name in names(100))])]
-    contenders = {"armorer": (lambda: None, [ours]), "sha256sum": (lambda: None, hashed)}
+    contenders = {"armorer": (lambda: None, [ours]), "sha256sum": (lambda: None, [Command(["sha256sum", *files])])}
     runs = interleaved(repeats, contenders)
     for who, (_, commands) in contenders.items():
-        results.add("nothing changed, 1,600 files in the base tree", 100, who, runs[who], **counted(commands))
+        own, largest = peak(commands[0])
+        more = {**counted(commands), "own KiB": own, "largest KiB": largest}
+        results.add(case, n, who, runs[who], **more)
+    return node, files
 
 
 def one_changed(armorer, features, results, node, n, file, repeats):
