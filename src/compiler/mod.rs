@@ -17,7 +17,7 @@ mod unenforced;
 use std::hash::{BuildHasher as _, RandomState};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
-use std::{cmp::Reverse, collections::BTreeSet, fs, ops::RangeInclusive};
+use std::{cell::LazyCell, cmp::Reverse, collections::BTreeSet, fs, ops::RangeInclusive};
 use std::{os::unix::fs::MetadataExt, process::Command};
 
 use crate::outcome::{Refusal, Unenforced};
@@ -215,6 +215,7 @@ impl Compiler {
         waiting.sort_by_key(|index| (texts[*index].last, Reverse(texts[*index].contents.len())));
         let mut waiting = waiting.into_iter();
         let user = free_users(&self.settings.proc, USERS);
+        let features = LazyCell::new(|| features::text(self.features_path()).unwrap_or_default());
         let mut running: Vec<(usize, Process)> = Vec::new();
         let mut ready = Vec::new();
         loop {
@@ -241,7 +242,7 @@ impl Compiler {
                 let Some(ended) = process.ended() else {
                     return true;
                 };
-                let result = self.result(&texts[*index], process, ended);
+                let result = self.result(&texts[*index], process, ended, &features);
                 ready.push((*index, result));
                 false
             });
@@ -292,7 +293,7 @@ impl Compiler {
         command
     }
 
-    fn result(&self, text: &Text, process: &mut Process, ended: Ended) -> Outcome {
+    fn result(&self, text: &Text, process: &mut Process, ended: Ended, features: &str) -> Outcome {
         let output = process.output(self.settings.policy_bytes);
         let unread = |error| failed(&format!("cannot read the compiler's output: {error}"));
         let (policy, messages) = output.map_err(unread)?;
@@ -307,14 +308,10 @@ impl Compiler {
         let mut lines = messages.lines();
         let cage = lines.find_map(|line| line.strip_prefix(child::CAGE));
         let cage = cage.unwrap_or("none").to_owned();
-        let features = match messages.contains("Warning from ") {
-            true => features::text(self.features_path()).unwrap_or_default(),
-            false => String::new(),
-        };
         Ok(Compiled {
             policy,
             cage,
-            unenforced: unenforced(text.contents, &messages.replace(TEXT, text.name), &features),
+            unenforced: unenforced(text.contents, &messages.replace(TEXT, text.name), features),
         })
     }
 }
