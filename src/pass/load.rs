@@ -101,14 +101,17 @@ impl Pass<'_> {
             }
         };
         let kernel = &self.session.kernel;
-        let written = match (kind, self.changed_since_observed(candidate)) {
-            (Kind::Load, _) => kernel.load(&policy),
-            (_, None) => kernel.replace(&policy),
-            (_, Some(changed)) => {
-                let message = "was changed by another program while this pass ran";
-                let message = format!("{changed} {message}; the next pass checks again");
-                return Err((Kind::Failed, message));
-            }
+        let written = match kind {
+            // The kernel itself refuses a name that is loaded.
+            Kind::Load => kernel.load(&policy),
+            _ => match self.changed_since_observed(candidate) {
+                None => kernel.replace(&policy),
+                Some(changed) => {
+                    let message = "was changed by another program while this pass ran";
+                    let message = format!("{changed} {message}; the next pass checks again");
+                    return Err((Kind::Failed, message));
+                }
+            },
         };
         written.map_err(|error| match error.kind() {
             io::ErrorKind::AlreadyExists => {
