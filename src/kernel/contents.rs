@@ -3,8 +3,9 @@
 //! `policy/profiles/ENCODED.NUMBER` has `name`, and as the kernel is configured `raw_sha256`, or only
 //! `raw_data` (6.1), a link to `../../raw_data/ID/raw_data` that every profile of one blob shares.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::{os::unix::ffi::OsStrExt as _, path::Path};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
 
 use super::Kernel;
 use crate::{fs, profile::Digest};
@@ -15,37 +16,37 @@ const NAME_BYTES: u64 = 64 << 10;
 const BLOB_BYTES: u64 = 64 << 20;
 
 impl Kernel {
-    /// The digest of the blob that brought each of `names`; from one look at the folder. A name that is
-    /// absent is not loaded (see [`Kernel::profiles`]), or the kernel does not show its contents.
+    /// The digest of the blob that brought each of `names`, which are loaded; from one look at the
+    /// folder. A name that is absent was unloaded since, or the kernel does not show its contents.
     pub(crate) fn contents(&self, names: &BTreeSet<&str>) -> BTreeMap<String, Digest> {
-        let encoded: HashSet<Vec<u8>> = names.iter().map(|name| encode(name)).collect();
-        let name_of = |folder: &Path| {
-            encoded.get(without_number(folder.file_name()?.as_bytes())?)?;
-            let text = fs::read(&folder.join("name"), NAME_BYTES).ok()?;
-            let name = text.strip_suffix(b"\n").unwrap_or(&text);
-            names.get(std::str::from_utf8(name).ok()?).copied()
-        };
-        let mut found: BTreeMap<String, Option<Digest>> = BTreeMap::new();
-        let mut blobs: HashMap<Vec<u8>, Option<Digest>> = HashMap::new();
         let profiles = std::fs::read_dir(self.apparmor.join("policy/profiles"));
+        // Several names can be encoded alike.
+        let mut folders: HashMap<Vec<u8>, Vec<PathBuf>> = HashMap::new();
         // Entries before an error count; the rest is as if the kernel showed no contents.
         for entry in profiles.into_iter().flatten().flatten() {
-            let folder = entry.path();
-            let Some(name) = name_of(&folder) else {
+            if let Some(encoded) = without_number(entry.file_name().as_bytes()) {
+                let alike = folders.entry(encoded.to_owned()).or_default();
+                alike.push(entry.path());
+            }
+        }
+        let mut found = BTreeMap::new();
+        let mut blobs: HashMap<Vec<u8>, Option<Digest>> = HashMap::new();
+        let mut seen = self.seen.borrow_mut();
+        for name in names {
+            let alike = folders.get(&encode(name)).map_or(&[][..], Vec::as_slice);
+            let of_name = |folder: &&PathBuf| alike.len() == 1 || is_of(folder, name);
+            let mut own = alike.iter().filter(of_name);
+            // Two profiles of one name: neither can be identified.
+            let (Some(folder), None) = (own.next(), own.next()) else {
                 continue;
             };
-            let identity = identity(&folder);
+            let identity = identity(folder);
             let known = blobs.entry(identity.clone());
-            let digest = *known.or_insert_with(|| digest(&folder, &identity));
-            // Two profiles of one name: neither can be identified.
-            let digest = digest.filter(|_| !found.contains_key(name));
-            found.insert(name.to_owned(), digest);
-            let mut seen = self.seen.borrow_mut();
-            seen.insert(name.to_owned(), (folder, identity));
+            let digest = *known.or_insert_with(|| digest(folder, &identity));
+            found.extend(digest.map(|digest| (name.to_string(), digest)));
+            seen.insert(name.to_string(), (folder.clone(), identity));
         }
-        let shown = found.into_iter();
-        let shown = shown.filter_map(|(name, digest)| Some((name, digest?)));
-        shown.collect()
+        found
     }
 
     /// Whether `name` is still loaded with the contents that [`Kernel::contents`] last saw. Where the
@@ -55,6 +56,12 @@ impl Kernel {
         let seen = seen.get(name).filter(|(_, seen)| !seen.is_empty());
         seen.is_none_or(|(folder, seen)| identity(folder) == *seen)
     }
+}
+
+/// Whether the profile of `folder` has this `name`.
+fn is_of(folder: &Path, name: &str) -> bool {
+    let text = fs::read(&folder.join("name"), NAME_BYTES).unwrap_or_default();
+    text.strip_suffix(b"\n").unwrap_or(&text) == name.as_bytes()
 }
 
 /// An identifier of a load, which differs where the contents differ; empty where there is none.
