@@ -211,28 +211,33 @@ fn objection(path: &str) -> Option<&'static str> {
 
 /// Everything in `text` that the compiler could take for an include, by place.
 pub(super) fn scan(text: &str) -> Vec<Include<'_>> {
-    let (mut includes, mut start) = (Vec::new(), 0);
-    for (number, line) in (1..).zip(text.split_inclusive('\n')) {
-        let mut words: Vec<(usize, &str)> = line.match_indices("include").collect();
-        words.extend(line.match_indices("abi"));
-        words.sort_unstable();
-        let first_sharp = line.find('#').unwrap_or(line.len());
-        for (at, word) in words {
-            let rest = &text[start + at + word.len()..];
-            if let Some(path) = path_after(&line[..at], word, rest) {
-                // The sharp of `#include` begins no comment.
-                let before = match word {
-                    "include" => line[..at].trim_end_matches('#').len(),
-                    _ => at,
-                };
-                includes.push(Include {
-                    line: number,
-                    path,
-                    in_comment: first_sharp < before,
-                });
-            }
+    let mut includes = Vec::new();
+    let (mut line, mut start, mut sharp, mut looked) = (1, 0, None, 0);
+    // Both words have one `i`, which is found faster than they are.
+    for (i, _) in text.match_indices('i') {
+        let (at, word) = match &text[..i] {
+            _ if text[i..].starts_with("include") => (i, "include"),
+            before if before.ends_with("ab") => (i - 2, "abi"),
+            _ => continue,
+        };
+        for (newline, _) in text[looked..at].match_indices('\n') {
+            (line, start, sharp) = (line + 1, looked + newline + 1, None);
         }
-        start += line.len();
+        let from = start.max(looked);
+        sharp = sharp.or_else(|| Some(from + text[from..at].find('#')?));
+        looked = at;
+        if let Some(path) = path_after(&text[..at], word, &text[at + word.len()..]) {
+            // The sharp of `#include` begins no comment.
+            let before = match word {
+                "include" => text[..at].trim_end_matches('#').len(),
+                _ => at,
+            };
+            includes.push(Include {
+                line,
+                path,
+                in_comment: sharp.is_some_and(|sharp| sharp < before),
+            });
+        }
     }
     includes
 }
