@@ -15,7 +15,8 @@ pub(crate) fn run(
     output: Option<&str>,
     exit_code: bool,
 ) -> Result<Exit, Error> {
-    let report = pass::reconcile(settings, dry)?;
+    // Given back by the end of the process, as what was read.
+    let report = Box::leak(Box::new(pass::reconcile(settings, dry)?));
     match output {
         None => {}
         Some("json") => print(&report.to_json())?,
