@@ -30,15 +30,21 @@ pub(crate) fn read(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// The contents of `file`, most likely `size` bytes; of more than `limit` bytes, one more than that.
+/// The contents of `file`, most likely `size` bytes; of more than `limit` bytes, the first of them and
+/// more than `limit`.
 ///
 /// # Errors
 /// The system's.
-pub(crate) fn read_open(file: File, size: u64, limit: u64) -> io::Result<Vec<u8>> {
-    // The reading that finds the end has room too: else the kernel would be asked once more.
-    let room = usize::try_from(size.min(limit)).unwrap_or(0);
-    let mut bytes = Vec::with_capacity(room.saturating_add(64));
-    file.take(limit.saturating_add(1)).read_to_end(&mut bytes)?;
+pub(crate) fn read_open(mut file: File, size: u64, limit: u64) -> io::Result<Vec<u8>> {
+    let size = usize::try_from(size.min(limit)).unwrap_or(0);
+    let mut bytes = vec![0; size.max(63) + 1];
+    let read = file.read(&mut bytes)?;
+    bytes.truncate(read);
+    // Less than asked for, and all of the size: this was the end, and the kernel is not asked again.
+    if read == 0 || read != size {
+        let rest = limit.saturating_add(1).saturating_sub(read as u64);
+        file.take(rest).read_to_end(&mut bytes)?;
+    }
     Ok(bytes)
 }
 
