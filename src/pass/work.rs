@@ -165,7 +165,7 @@ impl Inputs {
             && basis.kernel_revision.is_some()
             && basis.kernel_revision == session.kernel.revision()
             && status().is_some_and(|status| status.state == session.store.saved)
-            && session.store.is_whole(&session.state)
+            && session.store.is_whole(&session.state, &session.set_name)
             && Includes::new(&settings.compiler.base).are_current(&basis.includes)
             && copies.is_none_or(|to| copies::are_current(to, &set.copies))
     }
@@ -199,7 +199,7 @@ impl Inputs {
     ) -> Result<Work<'a>, Error> {
         let (set, now) = (session.set(), session.now.at);
         let environment = Digest::of_parts([self.environment, self.compiler.features()?]);
-        let is_whole = session.store.is_whole(&session.state);
+        let is_whole = session.store.is_whole(&session.state, &session.set_name);
         let is_stored = |record: &Record| is_whole || session.store.holds(record);
         let mut includes = Includes::new(&settings.compiler.base);
         let mut included = BTreeMap::new();

@@ -190,10 +190,14 @@ impl Store {
             && self.file(Stored::Policy, record.policy).exists()
     }
 
-    /// Whether no file that `state` names is missing, by their number: a sweep leaves no others.
-    pub(crate) fn is_whole(&self, state: &State) -> bool {
-        let files = std::fs::read_dir(self.policy()).into_iter().flatten();
-        files.count() >= stored(state).len()
+    /// Whether no file that `state` names is missing: the folder did not change since the last pass of
+    /// `set` wrote its status, or there are enough, since a sweep leaves no others.
+    pub(crate) fn is_whole(&self, state: &State, set: &str) -> bool {
+        let changed = |path| std::fs::metadata(path).and_then(|data| data.modified());
+        let (folder, status) = (changed(self.policy()), changed(self.status_path(set)));
+        let files = || std::fs::read_dir(self.policy()).into_iter().flatten();
+        matches!((folder, status), (Ok(folder), Ok(status)) if folder < status)
+            || files().count() >= stored(state).len()
     }
 
     /// Removes all that `state` does not name from the folder of policies, and the temporary files
