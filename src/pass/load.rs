@@ -15,7 +15,7 @@ use crate::state::{Problem, Record};
 use crate::{error::Error, policy, rules::Rules, state::store::Stored};
 
 /// The time that compiled profiles wait for others, so that one save of the state claims them all.
-const BATCH: Duration = Duration::from_millis(250);
+const BATCH: Duration = Duration::from_secs(2);
 
 impl Pass<'_> {
     /// Decides about each of `candidates`, records the intent, and writes to the kernel. Returns those
