@@ -122,7 +122,9 @@ fn become_user(user: u32) -> io::Result<()> {
     // and another user leave nothing to gain from it.
     for bit in 0..u64::BITS {
         let capability = CapabilitySet::from_bits_retain(1 << bit);
-        let _ = thread::remove_capability_from_bounding_set(capability);
+        if thread::remove_capability_from_bounding_set(capability).is_err() {
+            break;
+        }
     }
     thread::set_thread_groups(&[])?;
     let (user, group) = (Uid::from_raw(user), Gid::from_raw(user));
