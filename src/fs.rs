@@ -49,24 +49,12 @@ pub(crate) fn read_open(mut file: File, size: u64, limit: u64) -> io::Result<Vec
 }
 
 /// Replaces `path` so that readers see the old or the new file and nothing between. Follows no link,
-/// and writes into no file that was there before.
+/// and writes into no file that was there before. With `sync`, the new file outlasts a power cut, and
+/// its name once its folder is synced.
 ///
 /// # Errors
 /// The system's; the old file is then as it was.
-pub(crate) fn replace(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
-    write_and_rename(path, bytes, mode, false)
-}
-
-/// As [`replace`]; and when it returns, the new file and its name outlast a power cut.
-///
-/// # Errors
-/// As [`replace`]'s; the new file may be there also if its folder cannot be synced.
-pub(crate) fn replace_durably(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
-    write_and_rename(path, bytes, mode, true)?;
-    File::open(path.parent().unwrap_or(Path::new("/")))?.sync_all()
-}
-
-fn write_and_rename(path: &Path, bytes: &[u8], mode: u32, sync: bool) -> io::Result<()> {
+pub(crate) fn replace(path: &Path, bytes: &[u8], mode: u32, sync: bool) -> io::Result<()> {
     // Eight digits: a name may have 239 bytes, and a file's 255.
     let chance = RandomState::new().hash_one(path) >> 32;
     let temporary = path.with_added_extension(format!("{chance:08x}.tmp"));

@@ -39,12 +39,12 @@ fn a_file_that_the_kernel_makes_up_is_read() {
 fn a_file_is_replaced_whole_with_its_mode_and_nothing_beside_it() {
     let folder = Folder::new();
     let path = folder.at("file");
-    for (n, write) in [replace, replace_durably].into_iter().enumerate() {
+    for (n, sync) in [false, true].into_iter().enumerate() {
         let (text, mode) = (
             format!("version {n}"),
             0o600 + 4 * u32::try_from(n).unwrap(),
         );
-        write(&path, text.as_bytes(), mode).unwrap();
+        replace(&path, text.as_bytes(), mode, sync).unwrap();
         assert_eq!(std::fs::read_to_string(&path).unwrap(), text);
         assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o777, mode);
     }
@@ -56,7 +56,7 @@ fn a_link_in_the_place_of_a_file_is_not_followed() {
     let folder = Folder::new();
     folder.write("target", "theirs");
     folder.link("file", "target");
-    replace(&folder.at("file"), b"ours", 0o600).unwrap();
+    replace(&folder.at("file"), b"ours", 0o600, false).unwrap();
     let read = |file| std::fs::read_to_string(folder.at(file)).unwrap();
     assert_eq!((&*read("target"), &*read("file")), ("theirs", "ours"));
     assert!(!folder.at("file").is_symlink());
@@ -66,7 +66,7 @@ fn a_link_in_the_place_of_a_file_is_not_followed() {
 fn a_file_that_cannot_be_replaced_leaves_nothing_behind() {
     let folder = Folder::new();
     folder.write("file/kept", "");
-    assert!(replace(&folder.at("file"), b"", 0o600).is_err());
+    assert!(replace(&folder.at("file"), b"", 0o600, false).is_err());
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
-    assert!(replace(&folder.at("none/file"), b"", 0o600).is_err());
+    assert!(replace(&folder.at("none/file"), b"", 0o600, false).is_err());
 }

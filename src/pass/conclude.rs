@@ -79,7 +79,7 @@ pub(super) fn concluded(
         if let (Some(folder), Some(name)) = (file.parent(), file.file_name()) {
             sweep(folder, |file| *name == *file);
         }
-        if let Err(error) = replace(file, text.as_bytes(), 0o644) {
+        if let Err(error) = replace(file, text.as_bytes(), 0o644, false) {
             let file = file.display();
             log::warn!("cannot write the metrics to {file}: {error}; see --metrics-file");
         }

@@ -200,7 +200,6 @@ impl Inputs {
         let (set, now) = (session.set(), session.now.at);
         let environment = Digest::of_parts([self.environment, self.compiler.features()?]);
         let is_whole = session.store.is_whole(&session.state, &session.set_name);
-        let is_stored = |record: &Record| is_whole || session.store.holds(record);
         let mut includes = Includes::new(&settings.compiler.base);
         let mut included = BTreeMap::new();
         let mut work = Work {
@@ -231,7 +230,7 @@ impl Inputs {
             } else {
                 let files = Digest::of(format!("{closure:?}").as_bytes());
                 let key = Digest::of_parts([environment, source.digest, files]);
-                problems.extend(work.add(set, &is_stored, source, key, &closure));
+                problems.extend(work.add(set, is_whole, source, key, &closure));
             }
             included.extend(closure);
         }
@@ -257,16 +256,16 @@ impl<'a> Work<'a> {
     fn add(
         &mut self,
         set: &Set,
-        is_stored: &dyn Fn(&Record) -> bool,
+        is_stored: bool,
         source: &'a ProfileSource,
         key: Digest,
         includes: &BTreeMap<String, Option<Digest>>,
     ) -> Option<(String, Problem)> {
         let name = source.name.as_str();
-        let is_good = |record: &Record| record.key == key && is_stored(record);
         let problem = set.problems.get(name);
         let recorded = set.profiles.get_key_value(&source.name);
-        if let Some(recorded) = recorded.filter(|(_, record)| is_good(record)) {
+        let recorded = recorded.filter(|(_, record)| is_stored && record.key == key);
+        if let Some(recorded) = recorded {
             let mut candidate = Candidate::recorded(recorded);
             candidate.record.source.clone_from(&source.source);
             self.ready.push(candidate);

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, io, path::Path};
 
-use crate::fs::{read, replace_durably, sweep};
+use crate::fs::{read, replace, sweep};
 use crate::{profile::Digest, state::Set};
 
 /// The largest copy that is looked at, in bytes: another program may have put a device there.
@@ -54,7 +54,7 @@ fn copy(path: &Path, digest: Digest, ours: bool, texts: Texts) -> Result<(), Str
         Ok(there) if !there.is_file() => Err("not a regular file: move it away".into()),
         Ok(_) if holds(path, digest) => Ok(()),
         Ok(_) if !ours => Err("the file is another program's: move it away".into()),
-        _ => replace_durably(path, &texts(digest)?, 0o644).map_err(|error| error.to_string()),
+        _ => replace(path, &texts(digest)?, 0o644, true).map_err(|error| error.to_string()),
     }
 }
 

@@ -126,7 +126,7 @@ impl Status {
     /// Writes it. A status that cannot be written fails no pass: it makes the probe not ready.
     pub(crate) fn write(&self, path: &Path) {
         let json = serde_json::to_vec(self).expect("plain data");
-        if let Err(error) = replace(path, &json, 0o600) {
+        if let Err(error) = replace(path, &json, 0o600, false) {
             log::warn!("cannot write {}: {error}", path.display());
         }
     }

@@ -13,11 +13,11 @@ use std::fs::{DirBuilder, File, Permissions, TryLockError};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
-use std::{collections::HashSet, io};
+use std::{collections::HashSet, io, mem::take};
 
 use rustix::fs::OFlags;
 
-use super::{Record, Set, State};
+use super::{Set, State};
 use crate::{error::Error, fs, profile::Digest, time::in_words};
 
 /// The largest file that is read back, in bytes.
@@ -28,6 +28,8 @@ pub(crate) struct Store {
     path: PathBuf,
     /// The digest of state.json, as far as this process knows.
     pub(crate) saved: Option<Digest>,
+    /// A text or a policy was stored since the last save, and its name is not synced.
+    stored: bool,
 }
 
 /// Held until dropped.
@@ -38,6 +40,7 @@ impl Store {
         Self {
             path: path.to_owned(),
             saved: None,
+            stored: false,
         }
     }
 
@@ -139,8 +142,14 @@ impl Store {
         let json = state.to_json();
         let digest = Some(Digest::of(&json));
         if digest != self.saved {
-            let replaced = fs::replace_durably(&self.path.join("state.json"), &json, 0o600);
-            replaced.map_err(self.unusable("save the state in"))?;
+            let path = self.path.join("state.json");
+            let sync = |folder: &Path| File::open(folder)?.sync_all();
+            // First the names of the files that it names.
+            let policy = take(&mut self.stored).then(|| sync(&self.policy()));
+            let saved = policy.unwrap_or(Ok(()));
+            let saved = saved.and_then(|()| fs::replace(&path, &json, 0o600, true));
+            let saved = saved.and_then(|()| sync(&self.path));
+            saved.map_err(self.unusable("save the state in"))?;
             self.saved = digest;
         }
         Ok(())
@@ -155,18 +164,20 @@ impl Store {
         self.policy().join(format!("{digest}.{kind}"))
     }
 
-    /// Stores a text or a policy under its digest, unless it is there. When this returns, it outlasts a
-    /// power cut: a state that names it may be saved.
+    /// Stores a text or a policy under its digest, unless it is there. It outlasts a power cut before a
+    /// state that names it is saved.
     ///
     /// # Errors
     /// It cannot be written.
     pub(crate) fn put(&mut self, kind: Stored, digest: Digest, bytes: &[u8]) -> Result<(), Error> {
         let path = self.file(kind, digest);
+        // Also one that is there: the pass that stored it may have been killed before its save.
+        self.stored = true;
         if fs::read(&path, LIMIT).is_ok_and(|there| there == bytes) {
             return Ok(());
         }
         let made = make_folder(&self.policy());
-        let stored = made.and_then(|()| fs::replace_durably(&path, bytes, 0o600));
+        let stored = made.and_then(|()| fs::replace(&path, bytes, 0o600, true));
         stored.map_err(self.unusable("store policy in"))
     }
 
@@ -182,12 +193,6 @@ impl Store {
             Ok(_) => Err(format!("{shown} is damaged")),
             Err(error) => Err(format!("{shown}: {error}")),
         }
-    }
-
-    /// Whether the text and the policy of `record` are there.
-    pub(crate) fn holds(&self, record: &Record) -> bool {
-        self.file(Stored::Text, record.text).exists()
-            && self.file(Stored::Policy, record.policy).exists()
     }
 
     /// Whether no file that `state` names is missing: the folder did not change since the last pass of
