@@ -101,17 +101,14 @@ impl Pass<'_> {
             }
         };
         let kernel = &self.session.kernel;
-        let written = match kind {
-            // The kernel itself refuses a name that is loaded.
-            Kind::Load => kernel.load(&policy),
-            _ => match self.changed_since_observed(candidate) {
-                None => kernel.replace(&policy),
-                Some(changed) => {
-                    let message = "was changed by another program while this pass ran";
-                    let message = format!("{changed} {message}; the next pass checks again");
-                    return Err((Kind::Failed, message));
-                }
-            },
+        let written = match (kind, self.changed_since_observed(candidate, kind)) {
+            (Kind::Load, _) => kernel.load(&policy),
+            (_, None) => kernel.replace(&policy),
+            (_, Some(changed)) => {
+                let message = "was changed by another program while this pass ran";
+                let message = format!("{changed} {message}; the next pass checks again");
+                return Err((Kind::Failed, message));
+            }
         };
         written.map_err(|error| match error.kind() {
             io::ErrorKind::AlreadyExists => {
@@ -122,11 +119,13 @@ impl Pass<'_> {
         })
     }
 
-    /// The first name of `candidate` that is not loaded as it was observed.
-    fn changed_since_observed(&self, candidate: &Candidate) -> Option<String> {
+    /// The first name of `candidate` that is not loaded as it was observed. A load itself fails where
+    /// one is loaded.
+    fn changed_since_observed(&self, candidate: &Candidate, kind: Kind) -> Option<String> {
         let (kernel, observed) = (&self.session.kernel, &self.observed.loaded);
         let is_new = |name: &str| !observed.contains_key(name);
-        let now = candidate.top_level().any(is_new).then(|| kernel.profiles());
+        let is_asked = kind == Kind::Replace && candidate.top_level().any(is_new);
+        let now = is_asked.then(|| kernel.profiles());
         let now = now.and_then(Result::ok).unwrap_or_default();
         let mut names = candidate.top_level();
         let changed = names.find(|name| match is_new(name) {

@@ -123,11 +123,10 @@ impl Session {
         let set = self.state.sets.remove(&self.set_name).unwrap_or_default();
         let in_force = set.in_force().map(|(name, _)| name.to_string());
         let in_force = in_force.filter(|name| files.contains(&**name));
-        let converged = set.problems.is_empty();
         Report {
             outcomes,
             in_force: in_force.collect(),
-            exit: Exit::of(converged),
+            exit: Exit::of(set.problems.is_empty()),
             remarks,
             enforcing,
             saved: self.store.saved.filter(|_| !self.dry),
