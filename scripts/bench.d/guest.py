@@ -1,4 +1,4 @@
-"""What needs a kernel that loads policy. Runs in the guest, as root, in the job's folder.
+"""The cases with a kernel that loads policy. Runs in the guest, as root, in the job's folder.
 
 guest.py RESULTS REPEATS COMPILED-SIZES STORED-SIZES PROCESSES
 
@@ -29,7 +29,7 @@ def main(results, repeats, compiled, stored, processes):
     os.makedirs("/run/bench")
     shutil.copy("armorer", ARMORER)
     # The emulator translates a program anew for each address it is loaded at, which takes longer
-    # than what most of these programs do, and which no processor has to do.
+    # than most of these programs run, and which no processor has to do.
     with open("/proc/sys/kernel/randomize_va_space", "w") as file:
         file.write("0")
     for n in sizes(compiled):
@@ -82,7 +82,7 @@ def forget():
 
 
 def blobs(names_):
-    """The stored policy of armorer's state: what the bare writes write."""
+    """The stored policy of armorer's state: what the bare writes use."""
     with open(f"{STATE}/state.json") as file:
         records = json.load(file)["sets"]["default"]["profiles"]
     found = []
@@ -117,8 +117,8 @@ def from_nothing(results, n, repeats):
 
 
 def seasoned(n):
-    """The state that was made outside, as a node has it after its first boot: it knows by now what
-    this kernel calls its policy, and up to 100 profiles are compiled by this compiler."""
+    """The state that was made outside, as a node has it after its first boot: it knows by now how
+    this kernel names its policy, and up to 100 profiles are compiled by this compiler."""
     folder = f"/run/bench/stored-{n}"
     if not os.path.isdir(folder):
         forget()
@@ -175,7 +175,7 @@ def live(results, n, repeats):
         write(file, typical(name, f"{next(variants)}"))
 
     def settled_and_changed():
-        # What the parser loaded is somebody else's change: the pass after it looks at everything.
+        # The parser's load is another program's change: the pass after it looks at everything.
         run(reconcile())
         change()
 
@@ -222,7 +222,7 @@ def removed(results, n, repeats):
         "a look at each label before each write": (loaded_by_armorer, looks),
     }
     if n <= 20:
-        # As kapparmor does; the reload is of what is left.
+        # As kapparmor does; the reload is of the remaining profiles.
         work = [
             command
             for name in names(n)

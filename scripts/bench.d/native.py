@@ -1,4 +1,4 @@
-"""What needs no kernel policy: compiling, and a pass with nothing to do.
+"""The cases without kernel policy: compiling, and a pass with nothing to do.
 
 native.py ARMORER FEATURES WORK RESULTS REPEATS PARSER-SIZES PASS-SIZES
 """
@@ -116,7 +116,7 @@ def one_changed(armorer, features, results, node, n, file, repeats):
     kept = f"{node.root}/var/lib/armorer"
 
     def prepare():
-        # As it was after the pass before, or the profile that failed is what is looked at.
+        # As it was after the pass before, or the profile that failed would be looked at.
         if os.path.isdir(f"{kept}.kept"):
             shutil.rmtree(kept)
             shutil.copytree(f"{kept}.kept", kept)

@@ -8,7 +8,7 @@ BOOT = "11111111-2222-3333-4444-555555555555"
 
 
 def typical(name, variant=""):
-    """A profile as they are written: it costs a compiler most of what any profile costs."""
+    """A profile as they are written: its compile time is near that of any profile."""
     return (
         "#include <tunables/global>\n"
         f"profile {name} flags=(attach_disconnected) {{\n  #include <abstractions/base>\n"

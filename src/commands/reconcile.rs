@@ -15,7 +15,7 @@ pub(crate) fn run(
     output: Option<&str>,
     exit_code: bool,
 ) -> Result<Exit, Error> {
-    // Given back by the end of the process, as what was read.
+    // Given back by the end of the process, as the inputs are.
     let report = Box::leak(Box::new(pass::reconcile(settings, dry)?));
     match output {
         None => {}

@@ -54,7 +54,7 @@ pub(super) fn concluded(
         status.logged = now.uptime;
     }
     // After a removal or a restore, also one since this pass, only the loop's next pass makes the node
-    // ready. What takes time since is the node's object.
+    // ready. Only the node's object takes time since.
     let asked = node.is_some() || settings.metrics_file.is_some();
     let set = asked.then(|| recorded_set(&mut store, &status.boot_id, &place.set));
     let set = set.flatten();

@@ -80,7 +80,7 @@ impl<'a> Node<'a> {
         }
     }
 
-    /// What was written to an earlier object of this node, in the same boot, is not on this one.
+    /// Labels and taint of an earlier object of this node, in the same boot, are not on this one.
     fn seen(&self, memo: &mut Memo, uid: String) {
         if memo.uid != uid {
             *memo = Memo::default();

@@ -204,7 +204,7 @@ fn a_restore_by_hand_leaves_no_probe_ready() {
     assert_not_ready(&node, &["first pass has not ended"]);
 }
 
-/// A program with words of its own, and so what a compiler of another version says of an option.
+/// A program with words of its own, like a compiler of another version that refuses an option.
 #[test]
 fn a_compiler_that_does_not_know_its_options_leaves_the_node_unready() {
     let node = Node::new();
