@@ -4,15 +4,15 @@ use std::hash::{BuildHasher as _, RandomState};
 use std::io::{self, Read as _, Write as _};
 use std::{fs::File, os::unix::fs::OpenOptionsExt as _, path::Path};
 
-use rustix::fs::OFlags;
+use rustix::fs::{Mode, OFlags};
 
 /// Opens `path` for reading. Follows links, waits for no fifo, and takes no terminal.
 ///
 /// # Errors
 /// The system's.
 pub(crate) fn open(path: &Path) -> io::Result<File> {
-    let flags = (OFlags::NONBLOCK | OFlags::NOCTTY).bits().cast_signed();
-    File::options().read(true).custom_flags(flags).open(path)
+    let flags = OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+    Ok(rustix::fs::open(path, flags, Mode::empty())?.into())
 }
 
 /// The bytes of the file at `path`, of which there may be `limit`. Opened as by [`open`].
@@ -37,11 +37,13 @@ pub(crate) fn read(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
 /// The system's.
 pub(crate) fn read_open(mut file: File, size: u64, limit: u64) -> io::Result<Vec<u8>> {
     let size = usize::try_from(size.min(limit)).unwrap_or(0);
-    let mut bytes = vec![0; size.max(63) + 1];
+    let mut bytes = vec![0; size.max(127) + 1];
     let read = file.read(&mut bytes)?;
+    // Less than asked for, and all of the size: this was the end, and the kernel is not asked again. A
+    // file that it makes up has no size, and in one reading a name, a label or a digest.
+    let is_whole = (1..bytes.len()).contains(&read) && [0, read].contains(&size);
     bytes.truncate(read);
-    // Less than asked for, and all of the size: this was the end, and the kernel is not asked again.
-    if read == 0 || read != size {
+    if !is_whole {
         let rest = limit.saturating_add(1).saturating_sub(read as u64);
         file.take(rest).read_to_end(&mut bytes)?;
     }

@@ -10,10 +10,8 @@ use std::path::{Path, PathBuf};
 use super::Kernel;
 use crate::{fs, profile::Digest};
 
-/// Above the length of a name or a hash, in bytes.
-const NAME_BYTES: u64 = 64 << 10;
-/// The largest loaded policy that is compared, in bytes: armorer's are smaller.
-const BLOB_BYTES: u64 = 64 << 20;
+/// The largest loaded policy that is compared, in bytes: armorer's are smaller, and so is a name.
+const LIMIT: u64 = 64 << 20;
 
 impl Kernel {
     /// The digest of the blob that brought each of `names`, which are loaded; from one look at the
@@ -60,13 +58,13 @@ impl Kernel {
 
 /// Whether the profile of `folder` has this `name`.
 fn is_of(folder: &Path, name: &str) -> bool {
-    let text = fs::read(&folder.join("name"), NAME_BYTES).unwrap_or_default();
+    let text = fs::read(&folder.join("name"), LIMIT).unwrap_or_default();
     text.strip_suffix(b"\n").unwrap_or(&text) == name.as_bytes()
 }
 
 /// An identifier of a load, which differs where the contents differ; empty where there is none.
 fn identity(folder: &Path) -> Vec<u8> {
-    if let Ok(hash) = fs::read(&folder.join("raw_sha256"), NAME_BYTES) {
+    if let Ok(hash) = fs::read(&folder.join("raw_sha256"), LIMIT) {
         return hash;
     }
     let link = folder.join("raw_data");
@@ -77,7 +75,7 @@ fn identity(folder: &Path) -> Vec<u8> {
 fn digest(folder: &Path, identity: &[u8]) -> Option<Digest> {
     let hash = std::str::from_utf8(identity).unwrap_or_default();
     Digest::parse(hash.trim()).or_else(|| {
-        let blob = fs::read(&folder.join("raw_data"), BLOB_BYTES).ok()?;
+        let blob = fs::read(&folder.join("raw_data"), LIMIT).ok()?;
         Some(Digest::of(&blob))
     })
 }
