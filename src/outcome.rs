@@ -83,6 +83,9 @@ pub(crate) struct Outcome {
     /// Of a refusal, its word for machines.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) reason: Option<String>,
+    /// Of a problem, whether the pass before had it too.
+    #[serde(skip)]
+    pub(crate) stands: bool,
     /// Whether it undoes another program's change.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub(crate) repair: bool,
@@ -99,6 +102,7 @@ impl Outcome {
             severity: kind.severity(),
             message: message.into(),
             reason: None,
+            stands: false,
             repair: false,
             unenforced: Vec::new(),
         }

@@ -7,7 +7,7 @@ use crate::fs::{replace, sweep};
 use crate::kernel::{Kernel, processes};
 use crate::report::status::{Processes, Status};
 use crate::report::{self, Report, metrics};
-use crate::time::{Stamp, Time};
+use crate::time::Stamp;
 use crate::{error::Error, kubernetes, state::Set, state::store::Store};
 
 /// The pause between counts of processes in passes without changes: a scan of /proc costs more than
@@ -38,18 +38,17 @@ pub(super) fn concluded(
         node.clear_taint(&mut status.node, report);
     }
     let (now, took) = (Stamp::now(), started.elapsed());
-    let began = Time(now.at.0.saturating_sub(took.as_secs() + 1));
     status.end_pass(now, took, !kernel.complains(), &result);
     let same = status.last_pass.summary == summary;
     if let Some(node) = &node {
         node.label(&mut status.node, &result);
-        node.send_events(&result, began, same);
+        node.send_events(&result, same);
     }
     let is_first = settings.loop_id.is_none() || settings.loop_id != status.loop_id;
     let due = is_first || now.uptime >= status.logged + LOG_EVERY;
     if due || !same {
         if let Ok(report) = &result {
-            report.log_end(due.then_some(began));
+            report.log_end(due);
         }
         status.logged = now.uptime;
     }

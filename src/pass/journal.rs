@@ -65,10 +65,10 @@ impl Pass<'_> {
         set.profiles.insert(name, record);
     }
 
-    pub(super) fn outcome(&mut self, outcome: Outcome) {
+    pub(super) fn outcome(&mut self, mut outcome: Outcome) {
         let standing = self.standing.get(&outcome.profile);
-        let stands = standing.is_some_and(|problem| problem.kind == outcome.kind);
-        if !self.session.dry && !stands && outcome.severity != Severity::Waiting {
+        outcome.stands = standing.is_some_and(|problem| problem.kind == outcome.kind);
+        if !self.session.dry && !outcome.stands && outcome.severity != Severity::Waiting {
             logger::outcome(&outcome);
         }
         self.outcomes.push(outcome);

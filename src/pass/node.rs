@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use crate::error::{Error, Exit};
 use crate::kubernetes::events::{self, Subject};
 use crate::kubernetes::node::{self, Labels, Memo};
-use crate::outcome::{Kind, Outcome};
-use crate::{kubernetes, kubernetes::client::Client, report::Report, time::Time};
+use crate::outcome::{Kind, Outcome, Severity};
+use crate::{kubernetes, kubernetes::client::Client, report::Report};
 
 /// The time limit for the node's object, and for its events.
 const TIME: Duration = Duration::from_secs(10);
@@ -89,17 +89,15 @@ impl<'a> Node<'a> {
         memo.pod.clone_from(&self.cluster.pod);
     }
 
-    /// Sends an Event for each change and each problem since `began`; for a pass that could not run, unless
-    /// it ended as the `same` one before.
-    pub(super) fn send_events(&self, result: &Result<Report, Error>, began: Time, same: bool) {
+    /// Sends an Event for each change and each new problem; for a pass that could not run, unless it ended
+    /// as the `same` one before.
+    pub(super) fn send_events(&self, result: &Result<Report, Error>, same: bool) {
         let news: Vec<Outcome> = match result {
             Ok(report) => {
-                let changes = report.outcomes.iter();
-                let changes = changes.filter(|outcome| outcome.kind.is_write()).cloned();
-                let problems = report.set.problems.iter();
-                let problems = problems.filter(|(_, problem)| problem.since >= began);
-                let problems = problems.map(|(name, problem)| problem.outcome(name));
-                changes.chain(problems).collect()
+                let is_news = |kind: Kind| kind.is_write() || kind.severity() == Severity::Problem;
+                let outcomes = report.outcomes.iter();
+                let news = outcomes.filter(|outcome| !outcome.stands && is_news(outcome.kind));
+                news.cloned().collect()
             }
             Err(_) if same => Vec::new(),
             Err(error) => vec![Outcome::new("", Kind::Failed, error.chain())],

@@ -10,7 +10,7 @@ use std::{fmt, path::PathBuf};
 
 use crate::outcome::{Kind, Outcome, Severity, Unenforced};
 use crate::profile::{Digest, printable};
-use crate::{error::Exit, state::Set, time::Time};
+use crate::{error::Exit, state::Set};
 
 /// The schema of every JSON document that is printed.
 pub(crate) const SCHEMA: u32 = 1;
@@ -128,16 +128,15 @@ impl Report {
         Digest::of_parts(parts).short()
     }
 
-    /// Logs each deferred removal and each problem that stood `before`, and the one line that ends every
-    /// pass.
-    pub(crate) fn log_end(&self, before: Option<Time>) {
-        let waiting = |outcome: &&Outcome| outcome.severity == Severity::Waiting;
-        let outcomes = self.outcomes.iter().filter(waiting);
+    /// Logs each deferred removal, with `standing` each problem that the pass before had too, and the one
+    /// line that ends every pass.
+    pub(crate) fn log_end(&self, standing: bool) {
+        let is_due = |outcome: &&Outcome| match outcome.severity {
+            Severity::Waiting => true,
+            _ => outcome.stands && standing,
+        };
+        let outcomes = self.outcomes.iter().filter(is_due);
         outcomes.for_each(logger::outcome);
-        let problems = self.set.problems.iter();
-        for (profile, problem) in problems.filter(|(_, problem)| Some(problem.since) < before) {
-            logger::outcome(&problem.outcome(profile));
-        }
         let level = match self.exit {
             Exit::Converged => log::Level::Info,
             _ => log::Level::Warn,

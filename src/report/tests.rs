@@ -1,5 +1,6 @@
 use super::*;
 use crate::state::{Problem, State};
+use crate::time::Time;
 
 pub(super) fn sample() -> Set {
     let state = State::parse(include_bytes!("../../tests/state/schema-1.json")).unwrap();

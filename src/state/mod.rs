@@ -209,9 +209,11 @@ impl Problem {
         (self.kind, &self.reason, self.key) == (other.kind, &other.reason, other.key)
     }
 
+    /// The outcome of a pass that changes nothing about it.
     pub(crate) fn outcome(&self, profile: &str) -> Outcome {
         let mut outcome = Outcome::new(profile, self.kind, &*self.message);
         outcome.reason.clone_from(&self.reason);
+        outcome.stands = true;
         outcome
     }
 }

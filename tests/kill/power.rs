@@ -171,6 +171,28 @@ fn the_power_cut_anywhere_in_a_pass() {
     assert!(failures.is_empty(), "{}", failures.join("\n"));
 }
 
+/// A file system that keeps no order between folders could else keep a state and lose the files that it
+/// names; the one of this suite keeps it.
+#[test]
+fn the_names_of_stored_files_are_synced_before_a_state_that_names_them() {
+    let calls = Disk::new().expected.calls.clone();
+    let (mut unsynced, mut saves) = (false, 0);
+    for call in calls.iter().filter(|call| call.process == 0) {
+        let path = &call.path;
+        match call.name.as_str() {
+            "rename" if path.contains("/policy/") => unsynced = true,
+            "fsync" if path.ends_with("/policy") => unsynced = false,
+            "rename" if path.contains("/state.json") => {
+                assert!(!unsynced, "{path} is renamed before the names are synced");
+                saves += 1;
+            }
+            _ => {}
+        }
+    }
+    assert!(saves > 1, "{saves} saves");
+    assert!(calls.iter().any(|call| call.path.contains("/policy/")));
+}
+
 /// That this suite can fail: with every fsync left out, a reported result is lost.
 #[test]
 fn without_fsync_a_power_cut_is_noticed() {
