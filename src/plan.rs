@@ -418,7 +418,10 @@ pub(crate) fn settle_claims(set: &mut Set, observed: &Observed) {
         };
         let top = name.split("//").next().unwrap_or(name);
         let contents = observed.contents.get(top).copied();
+        let found = owned.found.take().filter(|found| contents == Some(*found));
         let ours = match pending {
+            // The write did not arrive, and its repair is still to be made.
+            Pending::Replace(_) if found.is_some() => return true,
             Pending::Load(policy) => contents == Some(policy),
             Pending::Replace(policy) => contents.is_none_or(|c| c == policy || c == owned.policy),
             // A child may be one that the loaded version dropped.

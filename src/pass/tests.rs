@@ -475,7 +475,9 @@ impl Node {
                 Some((Some(Pending::Remove), old)) => self.hidden || contents == old,
                 Some((Some(Pending::Load(policy)), _)) => contents == policy,
                 Some((Some(Pending::Replace(policy)), old)) => {
-                    self.hidden || contents == policy || contents == old
+                    let found = owned.and_then(|owned| owned.found);
+                    let known = [Some(policy), Some(old), found];
+                    self.hidden || known.contains(&Some(contents))
                 }
                 None => false,
             };

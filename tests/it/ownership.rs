@@ -128,6 +128,33 @@ fn the_claim_of_a_killed_pass_owns_the_profiles_that_it_loaded() {
     assert_eq!(node.removed(), "custom.a");
 }
 
+/// A pass that is killed at its write: the kernel's file is a fifo that no program reads.
+#[test]
+fn a_repair_that_was_killed_is_made_by_the_next_pass() {
+    let node = Node::settled(&["custom.a"]);
+    node.load("custom.a", THEIRS);
+    let file = node.path("sys/kernel/security/apparmor/.replace");
+    std::fs::rename(&file, node.path("kept")).unwrap();
+    let made = std::process::Command::new("mkfifo").arg(&file).status();
+    assert!(made.unwrap().success());
+    let mut pass = Background::start(&mut node.command(&["reconcile", "profiles"]));
+    let wait = format!("/proc/{}/wchan", pass.0.id());
+    until("the pass is at its write", || {
+        let place = std::fs::read_to_string(&wait).unwrap_or_default();
+        place.contains("fifo") || place.contains("partner")
+    });
+    pass.0.kill().unwrap();
+    pass.0.wait().unwrap();
+    std::fs::remove_file(&file).unwrap();
+    std::fs::rename(node.path("kept"), &file).unwrap();
+    let run = node.reconcile(&[]);
+    run.line(&["~ replace", "custom.a", "another program replaced it"]);
+    assert_eq!(
+        node.replace_written(),
+        node.compile(&profile("custom.a"), &[])
+    );
+}
+
 #[test]
 fn an_unwanted_profile_that_another_program_replaced_is_not_removed() {
     let node = Node::settled(&["custom.a", "custom.b"]);
