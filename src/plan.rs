@@ -408,7 +408,7 @@ impl Facts<'_> {
     }
 }
 
-/// Ends the ownership of names whose pending write did not arrive, whose removal did, or which another
+/// Ends the ownership of names whose pending load did not arrive, whose removal did, or which another
 /// program loaded after an interrupted pass; confirms the others.
 pub(crate) fn settle_claims(set: &mut Set, observed: &Observed) {
     let mut ended = Vec::new();
@@ -418,19 +418,19 @@ pub(crate) fn settle_claims(set: &mut Set, observed: &Observed) {
         };
         let top = name.split("//").next().unwrap_or(name);
         let contents = observed.contents.get(top).copied();
-        let found = owned.found.take().filter(|found| contents == Some(*found));
-        let ours = match pending {
-            // The write did not arrive, and its repair is still to be made.
-            Pending::Replace(_) if found.is_some() => return true,
-            Pending::Load(policy) => contents == Some(policy),
-            Pending::Replace(policy) => contents.is_none_or(|c| c == policy || c == owned.policy),
-            // A child may be one that the loaded version dropped.
-            Pending::Remove => contents.is_none() || contents == Some(owned.policy) || top != name,
-        };
-        if pending != Pending::Remove {
+        if let Pending::Load(policy) | Pending::Replace(policy) = pending
+            && contents.is_none_or(|contents| contents == policy)
+        {
             // Without contents, either version may be there, so neither is believed: no policy is empty.
             owned.policy = contents.unwrap_or(Digest::of(b""));
         }
+        let ours = match pending {
+            // Owned before: without its claim too, another program's change is repaired.
+            Pending::Replace(_) => return true,
+            Pending::Load(policy) => contents == Some(policy),
+            // A child may be one that the loaded version dropped.
+            Pending::Remove => contents.is_none() || contents == Some(owned.policy) || top != name,
+        };
         let stays = ours && observed.loaded.contains_key(name);
         if !stays {
             ended.push(name.clone());

@@ -3,24 +3,19 @@
 use super::Pass;
 use crate::outcome::{Kind, Outcome, Severity};
 use crate::plan::{CONTEST_WINDOW, Candidate, Reason};
-use crate::profile::{ProfileName, parent};
 use crate::report::{Report, copies, logger};
 use crate::state::{Member, Owned, Pending, Problem};
-use crate::{error::Error, state::store::Stored};
+use crate::{error::Error, profile::ProfileName, state::store::Stored};
 
 impl Pass<'_> {
     /// Records, before anything is written, which names `candidate` is about to bring.
     pub(super) fn claim(&mut self, candidate: &Candidate) {
         let policy = candidate.record.policy;
         for member in &candidate.record.members {
-            let loaded = self.observed.loaded.contains_key(&member.name);
-            let top = parent(&member.name).unwrap_or(&member.name);
-            let contents = self.observed.contents.get(top).copied();
             let owned = &mut self.session.set_mut().owned;
-            if let Some(owned) = owned.get_mut(&member.name).filter(|_| loaded) {
+            if let Some(owned) = owned.get_mut(&member.name) {
                 owned.profile = candidate.name.clone();
                 owned.pending = Some(Pending::Replace(policy));
-                owned.found = contents.filter(|contents| *contents != owned.policy);
             } else {
                 let mut new = Owned::new(candidate.name.clone(), policy);
                 new.pending = Some(Pending::Load(policy));
@@ -37,7 +32,7 @@ impl Pass<'_> {
         for Member { name, .. } in &candidate.record.members {
             match set.owned.get_mut(name) {
                 Some(owned) if matches!(owned.pending, Some(Pending::Replace(_))) => {
-                    (owned.pending, owned.found) = (None, None);
+                    owned.pending = None;
                 }
                 _ => _ = set.owned.remove(name),
             }

@@ -471,14 +471,9 @@ impl Node {
             let recorded = self.before.sets.get(request.set);
             let owned = recorded.and_then(|set| set.owned.get(name));
             let may = match owned.map(|owned| (owned.pending, owned.policy)) {
-                Some((None, _)) => true,
+                Some((None | Some(Pending::Replace(_)), _)) => true,
                 Some((Some(Pending::Remove), old)) => self.hidden || contents == old,
                 Some((Some(Pending::Load(policy)), _)) => contents == policy,
-                Some((Some(Pending::Replace(policy)), old)) => {
-                    let found = owned.and_then(|owned| owned.found);
-                    let known = [Some(policy), Some(old), found];
-                    self.hidden || known.contains(&Some(contents))
-                }
                 None => false,
             };
             let may = may

@@ -631,7 +631,7 @@ fn a_pending_claim_counts_only_with_its_contents() {
         (load, None, None),
         (replace, Some(new), Some(new)),
         (replace, Some(old), Some(old)),
-        (replace, Some(foreign), None),
+        (replace, Some(foreign), Some(old)),
         (replace, None, Some(unknown)),
         (remove, Some(old), Some(old)),
         (remove, Some(foreign), None),
@@ -658,21 +658,19 @@ fn a_pending_claim_counts_only_with_its_contents() {
 
 #[test]
 fn a_pending_claim_on_a_name_that_is_not_loaded_ends() {
-    let pending = [
-        Pending::Load(Digest::of(b"new")),
-        Pending::Replace(Digest::of(b"new")),
-        Pending::Remove,
-    ];
-    for pending in pending {
+    for pending in [Pending::Load(Digest::of(b"new")), Pending::Remove] {
         let mut node = Node::with(&[&candidate("custom.a", "1", &[])]);
         node.owned("custom.a").pending = Some(pending);
         settle_claims(node.set(), &Observed::default());
         assert!(node.set().owned.is_empty(), "{pending:?}");
     }
-    // Without a claim it stays owned: its removal by another program is repaired.
-    let mut node = Node::with(&[&candidate("custom.a", "1", &[])]);
-    settle_claims(node.set(), &Observed::default());
-    assert_eq!(node.set().owned.len(), 1);
+    // One that was owned before stays owned: its removal by another program is repaired.
+    for pending in [None, Some(Pending::Replace(Digest::of(b"new")))] {
+        let mut node = Node::with(&[&candidate("custom.a", "1", &[])]);
+        node.owned("custom.a").pending = pending;
+        settle_claims(node.set(), &Observed::default());
+        assert_eq!(node.set().owned.len(), 1, "{pending:?}");
+    }
 }
 
 #[test]

@@ -131,12 +131,11 @@ impl Report {
     /// Logs each deferred removal, with `standing` each problem that the pass before had too, and the one
     /// line that ends every pass.
     pub(crate) fn log_end(&self, standing: bool) {
-        let is_due = |outcome: &&Outcome| match outcome.severity {
+        let due = |outcome: &&Outcome| match outcome.severity {
             Severity::Waiting => true,
             _ => outcome.stands && standing,
         };
-        let outcomes = self.outcomes.iter().filter(is_due);
-        outcomes.for_each(logger::outcome);
+        self.outcomes.iter().filter(due).for_each(logger::outcome);
         let level = match self.exit {
             Exit::Converged => log::Level::Info,
             _ => log::Level::Warn,

@@ -125,9 +125,6 @@ pub(crate) struct Owned {
     /// A write that was about to be made; still there only if the pass was killed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) pending: Option<Pending>,
-    /// Another program's contents that this write was to replace.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) found: Option<Digest>,
     /// The clock of its removal.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) unwanted: Option<Unwanted>,
@@ -139,7 +136,6 @@ impl Owned {
             profile,
             policy,
             pending: None,
-            found: None,
             unwanted: None,
         }
     }

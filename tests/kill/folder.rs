@@ -30,9 +30,9 @@ pub(crate) struct Native {
 }
 
 impl Native {
-    /// A node before a pass that has to load, replace, remove a child and remove a profile, while
-    /// processes are confined by the rest; if `busy`, one of them by a profile that is not desired any
-    /// more, so that each pass has to look again.
+    /// A node before a pass that has to load, replace, remove a child and remove a profile, and to repair
+    /// another program's replacement and removal, while processes are confined by the rest; if `busy`,
+    /// one of them by a profile that is not desired any more, so that each pass has to look again.
     pub(crate) fn new(number: usize, busy: bool) -> Self {
         let folder = Folder::new();
         let before =
@@ -43,7 +43,7 @@ impl Native {
             node.load(name, &profile(name));
             node.process(pid, "theirs", &format!("{name} (enforce)"));
         }
-        for name in ["keep", "change", "gone", "busy"] {
+        for name in ["keep", "change", "gone", "busy", "replaced", "unloaded"] {
             node.put(
                 &format!("custom.{name}"),
                 format!("profile custom.{name} {{ file, }}\n"),
@@ -54,6 +54,8 @@ impl Native {
         node.write("copies/custom.theirs", "theirs\n");
         assert_eq!(native.pass(None).ended, 0);
         assert_eq!(native.other_pass().ended, 0);
+        node.load("custom.replaced", "profile custom.replaced {\n}\n");
+        node.unload("custom.unloaded");
         for (pid, name) in [
             (100, "keep"),
             (101, "change"),
