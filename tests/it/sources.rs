@@ -21,6 +21,15 @@ fn publish(node: &Node, volume: &str, generation: u32, files: &[(&str, String)])
     .unwrap();
 }
 
+/// Of a file that every kernel has and none gives to a reader: this folder's write-only ones.
+#[test]
+fn a_file_that_cannot_be_read_fails_the_whole_source() {
+    let node = Node::settled(&["custom.a"]);
+    let run = node.run(&["reconcile", "/sys/bus/cpu", "--take-over", "--allow-empty"]);
+    run.fails(3, &["cannot read /sys/bus/cpu/", "all of a source"]);
+    node.assert_untouched();
+}
+
 #[test]
 fn a_tree_is_read_without_dot_files_and_leftovers() {
     let node = Node::new();
