@@ -213,13 +213,13 @@ def removed(results, n, repeats):
 
     def looks():
         for name in names(n):
-            labels()
+            look()
             write_bare(".remove", name.encode())
 
     contenders = {
         "armorer": (loaded_by_armorer, [reconcile()]),
         "bare writes": (loaded_by_armorer, bare),
-        "a look at each label before each write": (loaded_by_armorer, looks),
+        "a look at each process before each write": (loaded_by_armorer, looks),
     }
     if n <= 20:
         # As kapparmor does; the reload is of the remaining profiles.
@@ -247,7 +247,7 @@ def scan(results, count, repeats):
 
     contenders = {
         "armorer": (prepare, [reconcile()]),
-        "reading each attr/current": (lambda: None, labels),
+        "one look at each process": (lambda: None, look),
     }
     measured(results, "one removed, n processes", count, contenders, repeats, count=False)
     for process in sleeping:
@@ -256,13 +256,20 @@ def scan(results, count, repeats):
         process.wait()
 
 
-def labels():
+def look():
+    """As a removal needs it: each process' name, and the label of each of its threads."""
     for pid in filter(str.isdigit, os.listdir("/proc")):
         try:
-            with open(f"/proc/{pid}/attr/apparmor/current", "rb") as file:
-                file.read()
+            read(f"/proc/{pid}/comm")
+            for thread in os.listdir(f"/proc/{pid}/task"):
+                read(f"/proc/{pid}/task/{thread}/attr/apparmor/current")
         except OSError:
             pass
+
+
+def read(path):
+    with open(path, "rb") as file:
+        return file.read()
 
 
 if __name__ == "__main__":

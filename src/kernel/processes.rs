@@ -208,7 +208,7 @@ pub(crate) fn scan(proc: &Path) -> Scan {
 
 /// A file's text without the newline at its end.
 fn read(file: &Path) -> io::Result<String> {
-    let bytes = fs::read(file, TEXT_BYTES)?;
+    let bytes = fs::read_open(fs::open(file)?, 0, TEXT_BYTES)?;
     let text = String::from_utf8_lossy(&bytes);
     Ok(text.trim_end_matches(['\n', '\0']).to_owned())
 }
