@@ -3,8 +3,7 @@
 
 use std::fmt::Write as _;
 
-use harness::{Node, Run, deeds, profile};
-use sha2::{Digest as _, Sha256};
+use harness::{Node, Run, deeds, profile, sha256};
 
 /// armorer with at most `mib` MiB of address space and 20 seconds of processor time, in each process.
 fn limited(node: &Node, mib: u32, arguments: &[&str]) -> Run {
@@ -90,7 +89,7 @@ fn a_policy_that_many_profiles_share_is_read_once() {
 fn hold(node: &Node, names: &[String], policy: &[u8]) {
     const POLICY: &str = "sys/kernel/security/apparmor";
     let mut list = node.read(&format!("{POLICY}/profiles"));
-    let hash = hex::encode(Sha256::digest(policy));
+    let hash = sha256(policy);
     for name in names {
         let _ = writeln!(list, "{name} (enforce)");
         let entry = format!("{POLICY}/policy/profiles/{name}.1");
@@ -148,7 +147,7 @@ fn a_pass_over_many_texts_with_further_profiles_holds_few_policies_at_once() {
 /// `count` paths of `length` digits without a common beginning, which take the compiler much memory.
 fn paths(count: usize, length: usize) -> String {
     let rules = (0..count).map(|n| {
-        let digits = hex::encode(Sha256::digest(n.to_string()));
+        let digits = sha256(n.to_string());
         format!("  /srv/{}/x r,\n", &digits[..length])
     });
     format!("profile custom.large {{\n{}}}\n", rules.collect::<String>())

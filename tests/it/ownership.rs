@@ -1,6 +1,6 @@
 //! Only a set's own profiles are touched: sets, boots, claims of killed passes, other programs' policy.
 
-use harness::{Background, Node, deeds, profile, until};
+use harness::{Background, Node, deeds, profile, sha256, until};
 use serde_json::json;
 
 const THEIRS: &str = "profile custom.a {\n  deny /theirs w,\n}\n";
@@ -92,9 +92,7 @@ fn two_state_folders_own_a_profile_of_equal_contents_both() {
 
 /// The state after a pass that was killed before its write.
 fn claim(node: &Node, name: &str, kind: &str) {
-    let policy = hex::encode(<sha2::Sha256 as sha2::Digest>::digest(
-        node.compile(&profile(name), &[]),
-    ));
+    let policy = sha256(node.compile(&profile(name), &[]));
     node.edit_state(|state| {
         state["sets"]["default"]["owned"][name] =
             json!({"profile": name, "policy": policy, "pending": {kind: policy}});

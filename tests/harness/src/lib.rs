@@ -7,6 +7,6 @@ mod process;
 mod run;
 
 pub use compiler::deeds;
-pub use node::{BOOT, Node, profile};
+pub use node::{BOOT, Node, profile, sha256};
 pub use process::{Background, eventually, until};
 pub use run::{Run, armorer, assert_plain, binary, parser, run};

@@ -224,7 +224,7 @@ impl Node {
 
     /// Has the kernel hold `policy`, which brings `members` (name and mode).
     pub fn load_all(&self, members: &[(&str, &str)], policy: &[u8]) {
-        let hash = hex::encode(Sha256::digest(policy));
+        let hash = sha256(policy);
         for (name, mode) in members {
             self.unload(name);
             let mut lines = self.read(&format!("{POLICY}/profiles"));
@@ -412,6 +412,11 @@ impl Drop for Node {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.root);
     }
+}
+
+/// As the kernel writes it: 64 hexadecimal digits.
+pub fn sha256(bytes: impl AsRef<[u8]>) -> String {
+    hex::encode(Sha256::digest(bytes))
 }
 
 /// A profile that harms no process.
