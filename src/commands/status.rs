@@ -193,7 +193,6 @@ impl View {
             None if mode == Some(Mode::Enforce) && learns() => "learning",
             None => "in force",
         };
-        let unenforced = record.map(|record| record.unenforced.clone());
         Row {
             profile: name.to_owned(),
             set: set_name.to_owned(),
@@ -204,7 +203,7 @@ impl View {
             changed: record.and_then(|record| record.loaded_at),
             state,
             message: set.problems.get(name).map(|p| p.message.clone()),
-            unenforced: unenforced.unwrap_or_default(),
+            unenforced: record.map_or_else(Vec::new, |record| record.unenforced.clone()),
         }
     }
 }

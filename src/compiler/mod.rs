@@ -17,16 +17,18 @@ mod unenforced;
 use std::hash::{BuildHasher as _, RandomState};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
-use std::{cell::LazyCell, cmp::Reverse, collections::BTreeSet, fs, ops::RangeInclusive};
+use std::{cell::LazyCell, cmp::Reverse, collections::BTreeSet, fs, io, ops::RangeInclusive};
 use std::{os::unix::fs::MetadataExt, process::Command};
 
 use crate::outcome::{Refusal, Unenforced};
 use crate::{error::Error, profile::Digest};
 pub(crate) use child::child;
+use digest_io::IoWrapper;
 use explain::{explain, failed};
 pub(crate) use includes::Includes;
 use process::{Ended, Process};
 use resources::Resources;
+use sha2::{Digest as _, Sha256};
 use tempfile::NamedTempFile;
 use unenforced::unenforced;
 
@@ -176,13 +178,13 @@ impl Compiler {
     /// The compiler cannot be read.
     pub(crate) fn digest(&self) -> Result<Digest, Error> {
         let purpose = format!("read {}", self.program.display());
-        let program = fs::read(&self.program).map_err(Error::io(purpose))?;
-        let (settings, resources) = (&self.settings, self.resources);
-        let (complain, size) = (settings.complain, settings.policy_bytes);
-        let seconds = settings.time.as_secs();
-        let options = format!("{complain} {size} {seconds} {resources:?}");
-        let base = settings.base.as_os_str().as_encoded_bytes().to_vec();
-        let mut parts = vec![program, options.into_bytes(), base];
+        // In parts: it is as large as all that an idle pass reads besides.
+        let mut program = IoWrapper(Sha256::default());
+        let file = fs::File::open(&self.program);
+        let read = file.and_then(|mut file| io::copy(&mut file, &mut program));
+        read.map_err(Error::io(purpose))?;
+        let options = format!("{:?} {:?}", self.settings, self.resources);
+        let mut parts = vec![program.0.finalize().to_vec(), options.into_bytes()];
         let configuration = configuration().into_iter().map(fs::read);
         parts.extend(configuration.map(Result::unwrap_or_default));
         Ok(Digest::of_parts(parts))

@@ -123,14 +123,12 @@ pub(super) fn read(
     let found = source::read(&settings.sources, &settings.limits, &known, &client)?;
     let desired = Desired::new(found.profiles, &settings.rules);
     let sources: Vec<String> = settings.sources.iter().map(ToString::to_string).collect();
-    let mut remarks = Vec::new();
-    for source in &sources {
-        if !desired.holding.contains(source) {
-            remarks.push(format!(
-                "the source {source} holds no profile: is its name right?"
-            ));
-        }
-    }
+    let empty = sources
+        .iter()
+        .filter(|source| !desired.holding.contains(*source));
+    let hint = "holds no profile: is its name right?";
+    let remarks = empty.map(|source| format!("the source {source} {hint}"));
+    let mut remarks: Vec<String> = remarks.collect();
     let mut files = source::passed_over(&found.passed_over, &settings.rules.prefix);
     remarks.extend(files.by_ref().take(FILES_SHOWN).map(|(_, clause)| clause));
     let more = files.count();
