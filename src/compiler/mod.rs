@@ -183,7 +183,9 @@ impl Compiler {
         let file = fs::File::open(&self.program);
         let read = file.and_then(|mut file| io::copy(&mut file, &mut program));
         read.map_err(Error::io(purpose))?;
-        let options = format!("{:?} {:?}", self.settings, self.resources);
+        let (settings, memory) = (&self.settings, self.resources.address_space);
+        let most = (settings.time, settings.policy_bytes, memory);
+        let options = format!("{} {} {most:?}", settings.base.display(), settings.complain);
         let mut parts = vec![program.0.finalize().to_vec(), options.into_bytes()];
         let configuration = configuration().into_iter().map(fs::read);
         parts.extend(configuration.map(Result::unwrap_or_default));

@@ -49,6 +49,20 @@ fn a_text_that_includes_a_changed_file_is_compiled_though_another_text_changed_t
 }
 
 #[test]
+fn other_mount_points_or_jobs_compile_nothing_anew() {
+    // As a pass by hand has them, beside a container that has the node's files elsewhere.
+    let node = Node::settled(&NAMES);
+    let before = node.set();
+    node.folder("host");
+    node.link(node.path("proc"), "host/proc");
+    node.link(node.path("sys/kernel/security"), "host/security");
+    let places = ["--proc", "/host/proc", "--securityfs", "/host/security"];
+    node.reconcile(&[&places[..], &["--jobs", "1"]].concat())
+        .assert(0);
+    assert_eq!(node.set()["profiles"], before["profiles"]);
+}
+
+#[test]
 fn after_a_pass_over_one_bad_text_all_else_is_watched_as_before() {
     let node = Node::settled(&NAMES);
     let before = node.set();
